@@ -1,0 +1,44 @@
+# Every target calls one thing; what is longer is in scripts/.
+.PHONY: all build build-arm64 test test-short test-race lint demo bench check-static check-reproducible licenses install-deps clean
+
+all: build
+
+build: install-deps
+	scripts/build.sh
+
+build-arm64:
+	scripts/install-deps.sh arm64
+	scripts/build.sh arm64 bin/mstage-arm64
+
+test: install-deps
+	scripts/test.sh
+
+test-short: install-deps
+	scripts/test.sh --short
+
+test-race: install-deps
+	scripts/test.sh --race
+
+lint: install-deps
+	scripts/lint.sh
+
+demo: install-deps
+	scripts/demo.sh
+
+bench: install-deps
+	scripts/bench.sh
+
+check-static: build
+	scripts/check-static.sh
+
+check-reproducible: install-deps
+	scripts/check-reproducible.sh
+
+licenses: install-deps
+	scripts/third-party-licenses.sh
+
+install-deps:
+	@scripts/install-deps.sh
+
+clean:
+	rm -rf bin

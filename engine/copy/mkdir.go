@@ -1,0 +1,42 @@
+package copy
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io"
+
+	"github.com/mstage/mstage/storage"
+	"github.com/mstage/mstage/storage/tree"
+)
+
+// Mkdir writes a directory with its missing parents into the staged layer, as
+// WORKDIR makes it: mode 0755 and owner for what is missing, as the chain shows
+// it for what exists.
+func Mkdir(dst Dest, owner Owner) (err error) {
+	s, err := openStage(dst.Chain, dst.Dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	if _, err := s.mkdirs(dst.Path, owner); err != nil {
+		return err
+	}
+	return s.finish()
+}
+
+// FileDigest returns a function for Selection.Digest that reads each file of t.
+func FileDigest(t tree.Tree) func(tree.Entry) (storage.Digest, error) {
+	return func(e tree.Entry) (storage.Digest, error) {
+		f, err := t.Open(e.Path)
+		if err != nil {
+			return "", err
+		}
+		defer f.Close()
+		h := sha256.New()
+		if _, err := io.Copy(h, f); err != nil {
+			return "", err
+		}
+		return storage.Digest("sha256:" + hex.EncodeToString(h.Sum(nil))), nil
+	}
+}

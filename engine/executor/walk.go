@@ -1,0 +1,278 @@
+package executor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/mstage/mstage/engine/cache"
+	"github.com/mstage/mstage/engine/plan"
+	"github.com/mstage/mstage/storage"
+)
+
+// walk is one pass over a plan. machine is nil for a Probe.
+type walk struct {
+	o        Options
+	machine  *Machine
+	vertices *vertices
+	futures  []*future
+	context  func(ctx context.Context) (Files, error)
+	mounts   *chainMounts
+
+	mu      sync.Mutex
+	flights map[storage.Digest]*flight // guarded by mu
+}
+
+// future is a stage's result in the making.
+type future struct {
+	done   chan struct{}
+	result Result
+}
+
+// flight is a step under way: identical steps of two stages run once.
+type flight struct {
+	done chan struct{}
+	rec  storage.StepRecord
+	err  error
+}
+
+// task is one step with what stands below it.
+type task struct {
+	stage  *plan.Stage
+	step   *plan.Step
+	vertex int
+	layers []storage.Layer
+	chain  storage.Digest
+	inputs cache.Inputs
+	// keys collects the keys to record the result under.
+	keys []storage.Digest
+}
+
+func newWalk(o Options, m *Machine) *walk {
+	w := &walk{
+		o:        o,
+		machine:  m,
+		vertices: newVertices(o.Sink),
+		flights:  map[storage.Digest]*flight{},
+		context:  onceContext(o.Context),
+	}
+	for range o.Plan.Stages {
+		w.futures = append(w.futures, &future{done: make(chan struct{})})
+	}
+	if m != nil {
+		w.mounts = newChainMounts(m)
+	}
+	return w
+}
+
+// close undoes what steps left mounted for the others.
+func (w *walk) close() {
+	w.mounts.close()
+}
+
+// onceContext opens the build context at the first call; later ones wait for it.
+func onceContext(open func(ctx context.Context) (Files, error)) func(ctx context.Context) (Files, error) {
+	var (
+		once  sync.Once
+		files Files
+		err   error
+	)
+	return func(ctx context.Context) (Files, error) {
+		once.Do(func() { files, err = open(ctx) })
+		return files, err
+	}
+}
+
+// run starts every stage at once; each waits for the ones that it needs.
+func (w *walk) run(ctx context.Context) ([]Result, error) {
+	g, ctx := errgroup.WithContext(ctx)
+	for i := range w.o.Plan.Stages {
+		g.Go(func() error { return w.stage(ctx, i) })
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	results := make([]Result, len(w.futures))
+	for i, f := range w.futures {
+		results[i] = f.result
+	}
+	return results, nil
+}
+
+// await returns the layers of another stage when it is done.
+func (w *walk) await(ctx context.Context, index int) ([]storage.Layer, error) {
+	f := w.futures[index]
+	select {
+	case <-f.done:
+		return f.result.Layers, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// stage walks one stage's steps in order.
+func (w *walk) stage(ctx context.Context, i int) error {
+	st := &w.o.Plan.Stages[i]
+	layers, err := w.base(ctx, st)
+	if err != nil {
+		return err
+	}
+	for j := range st.Steps {
+		rec, err := w.step(ctx, st, &st.Steps[j], layers)
+		if err != nil {
+			return err
+		}
+		layers = append(slices.Clip(layers), rec.Layer)
+	}
+	w.futures[i].result = Result{Layers: layers}
+	close(w.futures[i].done)
+	return nil
+}
+
+// base returns what the stage starts from.
+func (w *walk) base(ctx context.Context, st *plan.Stage) ([]storage.Layer, error) {
+	switch {
+	case st.Base.Stage != nil:
+		return w.await(ctx, *st.Base.Stage)
+	case st.Base.Image != nil:
+		img := w.o.Plan.Images[*st.Base.Image]
+		v := w.vertices.start(fmt.Sprintf("[%s1/%d] FROM %s", labelPrefix(st), len(st.Steps)+1, img.Reference), st.Pos)
+		err := w.hold(ctx, img.Layers)
+		w.vertices.done(v, true, err)
+		return img.Layers, err
+	default:
+		return nil, nil
+	}
+}
+
+// hold keeps the collector away from layers. A Probe doesn't need to: naming the
+// image and looking the layers up are one transaction.
+func (w *walk) hold(ctx context.Context, layers []storage.Layer) error {
+	if w.machine == nil {
+		return nil
+	}
+	ids := make([]storage.LayerID, len(layers))
+	for i, l := range layers {
+		ids[i] = l.ID
+	}
+	return w.machine.Lease.Hold(ctx, ids...)
+}
+
+// sourceLayers returns the layers that a Source stands for.
+func (w *walk) sourceLayers(ctx context.Context, s plan.Source) ([]storage.Layer, error) {
+	switch {
+	case s.Stage != nil:
+		return w.await(ctx, *s.Stage)
+	case s.Image != nil:
+		layers := w.o.Plan.Images[*s.Image].Layers
+		return layers, w.hold(ctx, layers)
+	default:
+		return nil, nil
+	}
+}
+
+// step returns the result of one step: from the cache, from the same step of
+// another stage, or by doing it.
+func (w *walk) step(ctx context.Context, st *plan.Stage, s *plan.Step, layers []storage.Layer) (storage.StepRecord, error) {
+	t := &task{stage: st, step: s, layers: layers, chain: cache.ChainIdentity(layers)}
+	t.inputs.Chain = t.chain
+	if err := w.inputs(ctx, t); err != nil {
+		return storage.StepRecord{}, w.stepError(t, err)
+	}
+	t.vertex = w.vertices.start(title(st, s), s.Pos)
+	key := cache.StepKey(s, w.o.Plan.Platform, t.inputs)
+	rec, cached, err := w.single(ctx, key, func() (storage.StepRecord, bool, error) {
+		return w.findOrDo(ctx, t, key)
+	})
+	w.vertices.done(t.vertex, cached, err)
+	if err != nil {
+		return rec, w.stepError(t, err)
+	}
+	return rec, nil
+}
+
+// stepError adds the step, unless the step was ended by another one's failure.
+func (w *walk) stepError(t *task, err error) error {
+	if errors.Is(err, errMiss) || errors.Is(err, context.Canceled) {
+		return err
+	}
+	return &StepError{Stage: *t.stage, Step: *t.step, Vertex: t.vertex, Err: err}
+}
+
+// single runs do once for all steps with the same key. Those that only waited
+// count as cached.
+func (w *walk) single(ctx context.Context, key storage.Digest, do func() (storage.StepRecord, bool, error)) (storage.StepRecord, bool, error) {
+	w.mu.Lock()
+	f, running := w.flights[key]
+	if !running {
+		f = &flight{done: make(chan struct{})}
+		w.flights[key] = f
+	}
+	w.mu.Unlock()
+	if !running {
+		var cached bool
+		f.rec, cached, f.err = do()
+		close(f.done)
+		return f.rec, cached, f.err
+	}
+	select {
+	case <-f.done:
+		return f.rec, true, f.err
+	case <-ctx.Done():
+		return storage.StepRecord{}, false, context.Cause(ctx)
+	}
+}
+
+// findOrDo returns the recorded result, or does the step and records it.
+func (w *walk) findOrDo(ctx context.Context, t *task, key storage.Digest) (storage.StepRecord, bool, error) {
+	t.keys = append(t.keys, key)
+	rec, ok, err := w.find(ctx, t, key)
+	if err != nil || ok {
+		return rec, ok, err
+	}
+	if w.machine == nil {
+		return storage.StepRecord{}, false, errMiss
+	}
+	rec, err = w.do(ctx, t)
+	if err != nil {
+		return storage.StepRecord{}, false, err
+	}
+	return rec, false, w.o.Cache.Record(ctx, rec, t.keys...)
+}
+
+// find looks the step up. A record whose layer is gone meanwhile is a miss.
+func (w *walk) find(ctx context.Context, t *task, key storage.Digest) (storage.StepRecord, bool, error) {
+	rec, ok, err := w.o.Cache.Find(ctx, key)
+	if err == nil && !ok && w.machine != nil && fromChain(t.step) {
+		rec, ok, err = w.findByContent(ctx, t, key)
+	}
+	if err != nil || !ok {
+		return rec, false, err
+	}
+	err = w.hold(ctx, []storage.Layer{rec.Layer})
+	if errors.Is(err, storage.ErrNotFound) {
+		return rec, false, nil
+	}
+	return rec, err == nil, err
+}
+
+// fromChain reports whether the step is a COPY --from of layers.
+func fromChain(s *plan.Step) bool {
+	return s.Copy != nil && !s.Copy.Context && !s.Copy.From.Scratch
+}
+
+// do executes a step.
+func (w *walk) do(ctx context.Context, t *task) (storage.StepRecord, error) {
+	switch {
+	case t.step.Run != nil:
+		return w.doRun(ctx, t)
+	case t.step.Copy != nil:
+		return w.doCopy(ctx, t)
+	default:
+		return w.doWorkdir(ctx, t)
+	}
+}

@@ -1,0 +1,122 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"syscall"
+
+	"github.com/mstage/mstage/engine/copy"
+	"github.com/mstage/mstage/engine/dockerfile"
+	"github.com/mstage/mstage/engine/executor"
+	"github.com/mstage/mstage/engine/worker"
+	"github.com/mstage/mstage/pkg/pluginapi"
+	"github.com/mstage/mstage/sandbox"
+	"github.com/mstage/mstage/storage"
+)
+
+// The exit codes of mstage. They are part of its interface.
+const (
+	ExitOK          = 0
+	ExitInternal    = 1
+	ExitUsage       = 2 // the command line or the Dockerfile is wrong
+	ExitRun         = 3 // a RUN failed
+	ExitNotFound    = 4 // a source was not found
+	ExitHost        = 5 // this host can't do it
+	ExitNetwork     = 6
+	ExitAuth        = 7
+	ExitDiskFull    = 8
+	ExitInterrupted = 130
+	ExitTerminated  = 143
+)
+
+// Interrupted is the cause of a context that SIGINT or SIGTERM ended.
+type Interrupted struct{ Signal syscall.Signal }
+
+func (e *Interrupted) Error() string { return "canceled: " + e.Signal.String() }
+
+// Describe turns an error into what the user gets to see and the exit code.
+func Describe(err error) *worker.Failure {
+	var failure *worker.Failure
+	if errors.As(err, &failure) {
+		return failure
+	}
+	f := &worker.Failure{Message: err.Error(), Code: exitCode(err), Hint: hint(err)}
+	var step *executor.StepError
+	if errors.As(err, &step) {
+		f.Vertex = step.Vertex
+	}
+	var text *dockerfile.Error
+	if errors.As(err, &text) {
+		f.Message, f.Hint, f.Rendered = text.Message, text.Hint, text.Render()
+	}
+	return f
+}
+
+// exitCode says which exit code an error asks for.
+func exitCode(err error) int {
+	var (
+		text        *dockerfile.Error
+		interrupted *Interrupted
+	)
+	switch {
+	case errors.As(err, &interrupted):
+		return 128 + int(interrupted.Signal)
+	case errors.Is(err, context.Canceled):
+		return ExitInterrupted
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return ExitDiskFull
+	case ranAndFailed(err):
+		return ExitRun
+	case errors.Is(err, storage.ErrNotFound), errors.Is(err, pluginapi.ErrNotFound):
+		return ExitNotFound
+	case errors.As(err, &text):
+		return textCode(text)
+	case hostCause(err):
+		return ExitHost
+	default:
+		return ExitInternal
+	}
+}
+
+// textCode tells a source that is not there from a Dockerfile that is wrong.
+func textCode(e *dockerfile.Error) int {
+	if errors.Is(e, pluginapi.ErrNotFound) || errors.Is(e.Err, storage.ErrNotFound) || errors.Is(e.Err, fs.ErrNotExist) {
+		return ExitNotFound
+	}
+	return ExitUsage
+}
+
+// ranAndFailed reports whether a command in a sandbox failed or would not start.
+func ranAndFailed(err error) bool {
+	var (
+		exit  *sandbox.ExitError
+		start *sandbox.StartError
+	)
+	return errors.As(err, &exit) || errors.As(err, &start)
+}
+
+// hostCause reports whether the cause is something that this host can't do.
+func hostCause(err error) bool {
+	var owner *copy.OwnerError
+	var hinted interface{ HostHint() string }
+	return errors.As(err, &owner) || errors.As(err, &hinted)
+}
+
+// hint returns what the user can do about it, "" when nothing is known.
+func hint(err error) string {
+	var (
+		owner  *copy.OwnerError
+		hinted interface{ HostHint() string }
+	)
+	switch {
+	case errors.As(err, &owner):
+		return "only one user ID is mapped here; `mstage doctor` says how to get a range"
+	case errors.As(err, &hinted):
+		return hinted.HostHint()
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return "`mstage prune -a` frees what no image needs; --root chooses another disk"
+	default:
+		return ""
+	}
+}

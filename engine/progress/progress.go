@@ -1,0 +1,55 @@
+// Package progress defines the events by which the engine tells what it does.
+//
+// Events are plain data: they cross from the worker to the CLI as JSON lines,
+// and `--progress json` prints them unchanged. docs/progress.md documents them.
+package progress
+
+import "time"
+
+// Kind says what an Event tells.
+type Kind string
+
+// The kinds.
+const (
+	// StepStarted: Vertex begins. Name is set.
+	StepStarted Kind = "step-started"
+	// StepOutput: Data is output of Vertex, Stream says of which stream.
+	StepOutput Kind = "step-output"
+	// StepDone: Vertex ended; Cached, Duration and Error are set.
+	StepDone Kind = "step-done"
+	// Warning: Message, and Position when there is one.
+	Warning Kind = "warning"
+)
+
+// Event is one thing that happened. The zero value of a field means that the
+// kind has no such field.
+type Event struct {
+	Kind Kind      `json:"kind"`
+	Time time.Time `json:"time"`
+	// Vertex numbers the step from 1 in order of first appearance: "#5".
+	Vertex int `json:"vertex,omitempty"`
+	// Name is the title: "[build 2/4] RUN make".
+	Name string `json:"name,omitempty"`
+	// Stream is 1 for stdout and 2 for stderr.
+	Stream int `json:"stream,omitempty"`
+	// Data is output as bytes (base64 in JSON), cut at no particular place.
+	Data     []byte        `json:"data,omitempty"`
+	Cached   bool          `json:"cached,omitempty"`
+	Duration time.Duration `json:"duration,omitempty"` // nanoseconds
+	Error    string        `json:"error,omitempty"`
+	Message  string        `json:"message,omitempty"`
+	// File and Line are where in the Dockerfile.
+	File string `json:"file,omitempty"`
+	Line int    `json:"line,omitempty"`
+}
+
+// Sink takes events. Safe for concurrent use; it must not block for long.
+type Sink interface {
+	Send(Event)
+}
+
+// SinkFunc is a Sink made of a function.
+type SinkFunc func(Event)
+
+// Send calls f.
+func (f SinkFunc) Send(e Event) { f(e) }

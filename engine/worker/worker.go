@@ -1,0 +1,306 @@
+// Package worker defines what crosses between the CLI's process and its worker:
+// one job, then control messages in one direction and events in the other.
+//
+// Both ends are the same binary, so the encoding only has to tell a mix-up of
+// two versions, not to bridge it.
+package worker
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+
+	"github.com/mstage/mstage/engine/export"
+	"github.com/mstage/mstage/engine/plan"
+	"github.com/mstage/mstage/engine/progress"
+	"github.com/mstage/mstage/storage"
+)
+
+// Version of the protocol. A worker refuses a job of another one.
+const Version = 1
+
+// Job is what a worker does in its life. Exactly one of the pointers is set.
+type Job struct {
+	Version int `json:"version"`
+	// Root is the store's directory.
+	Root string `json:"root"`
+
+	Build   *Build   `json:"build,omitempty"`
+	Run     *Run     `json:"run,omitempty"`
+	Import  *Import  `json:"import,omitempty"`
+	Remove  *Remove  `json:"remove,omitempty"`
+	Prune   *Prune   `json:"prune,omitempty"`
+	Unshare *Unshare `json:"unshare,omitempty"`
+}
+
+// Build runs a plan and delivers its outputs.
+type Build struct {
+	Plan    plan.Plan `json:"plan"`
+	Context Context   `json:"context"`
+	NoCache bool      `json:"noCache,omitempty"`
+	// Runs is how many RUNs may go on at once.
+	Runs    int               `json:"runs"`
+	Secrets map[string][]byte `json:"secrets,omitempty"`
+	Hosts   []Host            `json:"hosts,omitempty"`
+	// CABundle is a host file, "" for none.
+	CABundle string   `json:"caBundle,omitempty"`
+	Names    []string `json:"names,omitempty"`
+	// Store says whether the image goes to the local store.
+	Store bool `json:"store"`
+	// Outputs are further outputs, as -o has them.
+	Outputs []export.Output `json:"outputs,omitempty"`
+}
+
+// Context says where the build context is and how it is filtered.
+type Context struct {
+	Dir string `json:"dir"`
+	// Dockerfile is the path of the Dockerfile, for <Dockerfile>.dockerignore; ""
+	// when it did not come from a file.
+	Dockerfile string `json:"dockerfile,omitempty"`
+	// StatIndex is the file that remembers digests, "" for none.
+	StatIndex string `json:"statIndex,omitempty"`
+}
+
+// Host is one extra line of /etc/hosts.
+type Host struct {
+	Name string `json:"name"`
+	Addr string `json:"addr"`
+}
+
+// Run starts a command on an image. The worker's own standard streams are the
+// command's.
+type Run struct {
+	Image   storage.Image `json:"image"`
+	Command plan.Run      `json:"command"`
+	Mounts  []BindMount   `json:"mounts,omitempty"`
+	Hosts   []Host        `json:"hosts,omitempty"`
+	// Stdin connects standard input; else it is /dev/null.
+	Stdin bool `json:"stdin,omitempty"`
+	// Terminal gives the command a terminal of Rows and Columns.
+	Terminal bool   `json:"terminal,omitempty"`
+	Rows     uint16 `json:"rows,omitempty"`
+	Columns  uint16 `json:"columns,omitempty"`
+}
+
+// BindMount shows a host directory or file in a sandbox.
+type BindMount struct {
+	Source   string `json:"source"`
+	Target   string `json:"target"`
+	ReadOnly bool   `json:"readOnly,omitempty"`
+}
+
+// Import makes an image of a root file system tar, read from the worker's
+// standard input when Path is "".
+type Import struct {
+	Path     string `json:"path,omitempty"`
+	Name     string `json:"name"`
+	Platform string `json:"platform"`
+}
+
+// Remove removes names and images and collects what nothing needs any more.
+type Remove struct {
+	Targets []RemoveTarget `json:"targets"`
+	Force   bool           `json:"force,omitempty"`
+}
+
+// RemoveTarget is one image to remove, or one of its names.
+type RemoveTarget struct {
+	Image storage.Digest `json:"image"`
+	// Name is set when only this name goes.
+	Name string `json:"name,omitempty"`
+}
+
+// Prune collects what no image needs; All takes everything.
+type Prune struct {
+	All bool `json:"all,omitempty"`
+}
+
+// Unshare runs a host command in the worker's namespaces.
+type Unshare struct {
+	Args []string `json:"args"`
+}
+
+// Result is what a job that succeeded came to.
+type Result struct {
+	// Image is what a build or an import made.
+	Image *storage.Image `json:"image,omitempty"`
+	// ExitCode is that of a Run's or Unshare's command.
+	ExitCode int `json:"exitCode,omitempty"`
+	// Removed are lines for the user: "Untagged: …", "Deleted: …".
+	Removed []string `json:"removed,omitempty"`
+	// FreedBytes is what a Prune or Remove freed.
+	FreedBytes int64 `json:"freedBytes,omitempty"`
+	// Exports describe the outputs besides the store, in order.
+	Exports []Export `json:"exports,omitempty"`
+}
+
+// Export is one finished output.
+type Export struct {
+	Type   string         `json:"type"`
+	Dest   string         `json:"dest"`
+	Digest storage.Digest `json:"digest,omitempty"` // of the manifest
+}
+
+// Failure is an error that crossed the socket.
+type Failure struct {
+	Message string `json:"message"`
+	Hint    string `json:"hint,omitempty"`
+	// Code is the exit code that the failure asks for.
+	Code int `json:"code"`
+	// Rendered is the message with the source line, "" when there is none.
+	Rendered string `json:"rendered,omitempty"`
+	// Vertex is the step that failed, 0 for none.
+	Vertex int `json:"vertex,omitempty"`
+}
+
+func (f *Failure) Error() string { return f.Message }
+
+// Control is what the CLI sends after the job.
+type Control struct {
+	Cancel bool `json:"cancel,omitempty"`
+	// Resize is a terminal's new size {rows, columns}.
+	Resize *[2]uint16 `json:"resize,omitempty"`
+}
+
+// Report is what the worker sends. Exactly one field is set; Done or Failure is
+// the last.
+type Report struct {
+	Event   *progress.Event `json:"event,omitempty"`
+	Done    *Result         `json:"done,omitempty"`
+	Failure *Failure        `json:"failure,omitempty"`
+}
+
+// Launcher starts worker processes.
+type Launcher interface {
+	// Launch starts a worker. interactive says that the job reads the caller's
+	// terminal.
+	Launch(interactive bool) (Process, error)
+}
+
+// Process is one worker process with the socket to it.
+type Process interface {
+	io.ReadWriteCloser
+	// Kill ends the worker and everything in it at once.
+	Kill() error
+	// Wait returns when the process is gone.
+	Wait() error
+}
+
+// errNoAnswer says that the worker died without a word.
+var errNoAnswer = errors.New("the worker process ended without an answer")
+
+// Client is the CLI's end.
+type Client struct {
+	proc Process
+
+	mu  sync.Mutex
+	enc *json.Encoder // guarded by mu
+}
+
+// Call launches a worker, hands it the job, forwards its events and returns its
+// answer. stop, when closed, cancels the job; the worker answers all the same.
+// resize may be nil.
+func Call(l Launcher, job Job, sink progress.Sink, stop <-chan struct{}, resize <-chan [2]uint16) (*Result, error) {
+	job.Version = Version
+	proc, err := l.Launch(job.Run != nil || job.Unshare != nil)
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{proc: proc, enc: json.NewEncoder(proc)}
+	over := make(chan struct{})
+	defer func() {
+		close(over)
+		_ = proc.Close()
+		_ = proc.Wait() // its answer has come, or errNoAnswer says that none did
+	}()
+	if err := c.send(job); err != nil {
+		return nil, errors.Join(errNoAnswer, err)
+	}
+	go c.forward(stop, resize, over)
+	return c.receive(sink)
+}
+
+// forward sends control messages until the job is over.
+func (c *Client) forward(stop <-chan struct{}, resize <-chan [2]uint16, over <-chan struct{}) {
+	for {
+		select {
+		case <-stop:
+			stop = nil
+			_ = c.send(Control{Cancel: true}) // a worker that is gone needs no cancel
+		case size := <-resize:
+			_ = c.send(Control{Resize: &size})
+		case <-over:
+			return
+		}
+	}
+}
+
+func (c *Client) send(v any) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.enc.Encode(v)
+}
+
+func (c *Client) receive(sink progress.Sink) (*Result, error) {
+	dec := json.NewDecoder(c.proc)
+	for {
+		var r Report
+		if err := dec.Decode(&r); err != nil {
+			return nil, errNoAnswer
+		}
+		switch {
+		case r.Event != nil:
+			sink.Send(*r.Event)
+		case r.Failure != nil:
+			return nil, r.Failure
+		case r.Done != nil:
+			return r.Done, nil
+		}
+	}
+}
+
+// Server is the worker's end.
+type Server struct {
+	dec *json.Decoder
+
+	mu  sync.Mutex
+	enc *json.Encoder // guarded by mu
+}
+
+// NewServer speaks over conn.
+func NewServer(conn *os.File) *Server {
+	return &Server{dec: json.NewDecoder(conn), enc: json.NewEncoder(conn)}
+}
+
+// Job receives the job.
+func (s *Server) Job() (Job, error) {
+	var j Job
+	if err := s.dec.Decode(&j); err != nil {
+		return j, fmt.Errorf("receive job: %w", err)
+	}
+	if j.Version != Version {
+		return j, fmt.Errorf("job of protocol %d, this worker speaks %d", j.Version, Version)
+	}
+	return j, nil
+}
+
+// Control receives the next control message. io.EOF means that the CLI is gone.
+func (s *Server) Control() (Control, error) {
+	var c Control
+	err := s.dec.Decode(&c)
+	return c, err
+}
+
+// Send tells an event. It implements progress.Sink. A CLI that is gone is
+// noticed by Control, so a failed write is not told here.
+func (s *Server) Send(e progress.Event) { _ = s.Report(Report{Event: &e}) }
+
+// Report sends one report.
+func (s *Server) Report(r Report) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.enc.Encode(r)
+}

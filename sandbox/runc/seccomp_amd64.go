@@ -1,0 +1,8 @@
+package runc
+
+import _ "embed"
+
+// seccompProfile is docker's default profile as struct sock_filter.
+//
+//go:embed profile_amd64.bpf
+var seccompProfile []byte

@@ -1,0 +1,75 @@
+# Sourced by the scripts beside it: what every build and test of mstage shares.
+# shellcheck shell=bash
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+# shellcheck disable=SC2034 # used by the scripts that source this
+TAGS="netgo osusergo runc_nocriu exclude_graphdriver_btrfs exclude_graphdriver_zfs"
+TEST_USER=mstage-test
+# The Go that install-deps.sh puts there when the host has none that is new enough.
+OWN_GO=$ROOT/bin/tools/go
+export CGO_ENABLED=1
+
+# say prints a step's title; die ends the script.
+say() { printf '\n==> %s\n' "$*" >&2; }
+die() {
+	printf '%s: %s\n' "$(basename "$0")" "$*" >&2
+	exit 1
+}
+
+# wanted_go prints the version that go.mod asks for, like 1.26.8.
+wanted_go() { sed -n 's/^go //p' "$ROOT/go.mod"; }
+
+# at_least A B: version A is B or later.
+at_least() { [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "$2" ]; }
+
+# go_is_enough GO: that program is new enough, or fetches one that is.
+go_is_enough() {
+	local version
+	version=$(cd "$ROOT" && "$1" version 2>/dev/null) || return 1
+	version=${version#go version go}
+	at_least "${version%% *}" "$(wanted_go)"
+}
+
+# use_go puts a Go that is new enough first in PATH, or fails.
+use_go() {
+	if command -v go >/dev/null && go_is_enough go; then
+		return
+	fi
+	[ -x "$OWN_GO/bin/go" ] && go_is_enough "$OWN_GO/bin/go" || return 1
+	PATH=$OWN_GO/bin:$PATH
+	export PATH GOROOT=$OWN_GO GOTOOLCHAIN=local
+}
+
+# need_go is use_go with a way out.
+need_go() { use_go || die "Go $(wanted_go) or later is needed: run 'make install-deps'"; }
+
+# need_test_user makes the user that tests and the demo run as. Root only.
+need_test_user() {
+	if ! id "$TEST_USER" >/dev/null 2>&1; then
+		say "add user $TEST_USER"
+		useradd --create-home --shell /bin/sh "$TEST_USER"
+	fi
+	grep -q "^$TEST_USER:" /etc/subuid || usermod --add-subuids "$(free_range /etc/subuid)" "$TEST_USER"
+	grep -q "^$TEST_USER:" /etc/subgid || usermod --add-subgids "$(free_range /etc/subgid)" "$TEST_USER"
+}
+
+# free_range FILE prints the 65536 ids after the last ones given out.
+free_range() {
+	awk -F: 'BEGIN { next_id = 100000 } $2 + $3 > next_id { next_id = $2 + $3 }
+		END { printf "%d-%d\n", next_id, next_id + 65535 }' "$1"
+}
+
+# as_test_user CMD…: as that user, with nothing of root's environment. HOME_DIR
+# is where it works.
+as_test_user() {
+	runuser -u "$TEST_USER" -- env -i HOME="$HOME_DIR" TMPDIR="$HOME_DIR/tmp" USER="$TEST_USER" LOGNAME="$TEST_USER" \
+		PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 CI="${CI:-}" "$@"
+}
+
+# make_home_dir sets HOME_DIR to a new directory of the test user.
+make_home_dir() {
+	local home
+	home=$(getent passwd "$TEST_USER" | cut -d: -f6)
+	HOME_DIR=$(runuser -u "$TEST_USER" -- mktemp -d "$home/mstage.XXXXXX")
+	runuser -u "$TEST_USER" -- mkdir "$HOME_DIR/tmp"
+}

@@ -1,0 +1,9 @@
+package layertar_test
+
+import (
+	"testing"
+
+	"github.com/mstage/mstage/storage/layertar/nstest"
+)
+
+func TestMain(m *testing.M) { nstest.Main(m) }

@@ -1,0 +1,75 @@
+package overlay
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// lowerDirs makes n directories with a file of the directory's number each.
+func lowerDirs(t testing.TB, n int) (dirs []string) {
+	t.Helper()
+	base := t.TempDir()
+	for i := range n {
+		dir := filepath.Join(base, strconv.Itoa(i))
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "f"+strconv.Itoa(i)), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		dirs = append(dirs, dir)
+	}
+	return dirs
+}
+
+func TestFiveHundredLowersAreMountedAndMoreRefused(t *testing.T) {
+	lowers := lowerDirs(t, maxLowers+1)
+	for name, api := range map[string]MountAPI{"fsconfig": MountFsconfig, "mount": MountClassic} {
+		t.Run(name, func(t *testing.T) {
+			ms := mounts{links: t.TempDir(), api: api}
+			dirs := lowerDirs(t, 2)
+			m := overlayMount{lowers: lowers[:maxLowers], upper: dirs[0], work: dirs[1], target: t.TempDir()}
+			if err := os.Remove(filepath.Join(dirs[1], "f1")); err != nil {
+				t.Fatal(err)
+			}
+			start := time.Now()
+			if err := ms.mount(m); err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("%d layers: %v", len(m.lowers), time.Since(start))
+			entries, err := os.ReadDir(m.target)
+			if err != nil || len(entries) != maxLowers {
+				t.Errorf("%d entries, error %v; want %d", len(entries), err, maxLowers)
+			}
+			if err := unmountDir(m.target); err != nil {
+				t.Error(err)
+			}
+			m.lowers = lowers
+			if err := ms.mount(m); err == nil || !strings.Contains(err.Error(), "limit of 500") {
+				t.Errorf("%d layers: error %v, want one that names the limit", len(lowers), err)
+			}
+		})
+	}
+}
+
+func BenchmarkMount(b *testing.B) {
+	lowers := lowerDirs(b, 10)
+	for name, api := range map[string]MountAPI{"fsconfig": MountFsconfig, "mount": MountClassic} {
+		b.Run(name, func(b *testing.B) {
+			ms := mounts{links: b.TempDir(), api: api}
+			m := overlayMount{lowers: lowers, target: b.TempDir()}
+			for b.Loop() {
+				if err := ms.mount(m); err != nil {
+					b.Fatal(err)
+				}
+				if err := unmountDir(m.target); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
