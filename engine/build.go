@@ -5,6 +5,7 @@ import (
 	"errors"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/mstage/mstage/engine/cache"
 	"github.com/mstage/mstage/engine/dockerfile"
@@ -75,6 +76,10 @@ func (e *Engine) Plan(ctx context.Context, r Request, strict bool) (*plan.Plan, 
 	if err != nil {
 		return nil, err
 	}
+	return e.plan(ctx, f, r, strict)
+}
+
+func (e *Engine) plan(ctx context.Context, f *dockerfile.File, r Request, strict bool) (*plan.Plan, error) {
 	g, err := stage.Build(f, stage.Options{BuildArgs: r.BuildArgs, Target: r.Target, Platform: e.o.Platform})
 	if err != nil {
 		return nil, err
@@ -100,15 +105,29 @@ func (e *Engine) Build(ctx context.Context, r Request) (*BuildResult, error) {
 	if r.Sink == nil {
 		r.Sink = discard
 	}
-	p, err := e.Plan(ctx, r, true)
+	f, err := dockerfile.Parse(r.Name, r.Dockerfile)
 	if err != nil {
 		return nil, err
 	}
-	res, err := e.fromCache(ctx, r, p)
-	if res != nil || err != nil {
-		return res, err
+	p, err := e.plan(ctx, f, r, true)
+	if err != nil {
+		return nil, err
 	}
-	return e.inWorker(ctx, r, p)
+	warn(r.Sink, f)
+	res, err := e.fromCache(ctx, r, p)
+	if res == nil && err == nil {
+		res, err = e.inWorker(ctx, r, p)
+	}
+	return res, placed(f, err)
+}
+
+// warn tells what the parser found odd.
+func warn(sink progress.Sink, f *dockerfile.File) {
+	for _, w := range f.Warnings {
+		sink.Send(progress.Event{
+			Kind: progress.Warning, Time: time.Now(), Message: w.Message, File: w.Pos.File, Line: w.Pos.Line,
+		})
+	}
 }
 
 // storeOnly reports whether the local store is the only output.

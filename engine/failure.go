@@ -3,7 +3,9 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
+	"strings"
 	"syscall"
 
 	"github.com/mstage/mstage/engine/copy"
@@ -44,7 +46,7 @@ func Describe(err error) *worker.Failure {
 	f := &worker.Failure{Message: err.Error(), Code: exitCode(err), Hint: hint(err)}
 	var step *executor.StepError
 	if errors.As(err, &step) {
-		f.Vertex = step.Vertex
+		f.Vertex, f.Pos = step.Vertex, &step.Step.Pos
 	}
 	var text *dockerfile.Error
 	if errors.As(err, &text) {
@@ -58,6 +60,7 @@ func exitCode(err error) int {
 	var (
 		text        *dockerfile.Error
 		interrupted *Interrupted
+		fault       *executor.FaultError
 	)
 	switch {
 	case errors.As(err, &interrupted):
@@ -68,6 +71,8 @@ func exitCode(err error) int {
 		return ExitDiskFull
 	case ranAndFailed(err):
 		return ExitRun
+	case errors.As(err, &fault):
+		return ExitUsage
 	case errors.Is(err, storage.ErrNotFound), errors.Is(err, pluginapi.ErrNotFound):
 		return ExitNotFound
 	case errors.As(err, &text):
@@ -108,8 +113,11 @@ func hint(err error) string {
 	var (
 		owner  *copy.OwnerError
 		hinted interface{ HostHint() string }
+		fault  *executor.FaultError
 	)
 	switch {
+	case errors.As(err, &fault):
+		return fault.Hint
 	case errors.As(err, &owner):
 		return "only one user ID is mapped here; `mstage doctor` says how to get a range"
 	case errors.As(err, &hinted):
@@ -119,4 +127,20 @@ func hint(err error) string {
 	default:
 		return ""
 	}
+}
+
+// placed shows the source line of a failure that is the Dockerfile's.
+func placed(f *dockerfile.File, err error) error {
+	var own *dockerfile.Error
+	if err == nil || errors.As(err, &own) {
+		return err
+	}
+	d := Describe(err)
+	if d.Pos == nil || d.Code != ExitUsage || d.Rendered != "" {
+		return err
+	}
+	prefix := fmt.Sprintf("%s:%d: ", d.Pos.File, d.Pos.Line)
+	e := f.Errorf(*d.Pos, 0, d.Hint, "%s", strings.TrimPrefix(d.Message, prefix))
+	d.Message, d.Rendered = e.Error(), e.Render()
+	return d
 }

@@ -69,8 +69,8 @@ fetch_go() {
 	say "fetch Go $version as a module"
 	mkdir -p "$ROOT/bin/tools"
 	tmp=$(mktemp -d "$ROOT/bin/tools/.go.XXXXXX")
-	# In an empty directory: an old Go can't read this module's go.mod.
-	(cd "$tmp" && GOFLAGS="" GOTOOLCHAIN=local GOPATH="$tmp/path" go mod download "$module")
+	# Not below the module: an old Go can't read its go.mod.
+	(cd / && GOFLAGS="" GOTOOLCHAIN=local GOPATH="$tmp/path" go mod download "$module")
 	dir=$tmp/path/pkg/mod/$module
 	chmod -R u+w "$tmp/path"
 	# Module archives keep neither executable bits nor a go.mod below their root.

@@ -91,8 +91,8 @@ func (c *Context) Root() string { return c.path }
 func (c *Context) IgnoreFile() string { return c.rules.file }
 
 // Close saves the stat index when it has something new, and closes the
-// directory. An index that can't be saved is not an error of the build: the
-// next one reads the files again.
+// directory. An error about the index need not fail a build: the next one reads
+// the files again.
 func (c *Context) Close() error {
 	var saveErr error
 	if c.index != nil {

@@ -42,7 +42,8 @@ type Options struct {
 	// HardLink is asked with a layer's index in the source, which is then a
 	// *chainfs.View, whether that layer's inodes may become part of the
 	// destination: only when the layer is not in the destination's chain, and
-	// was not linked into it before. Nil copies every byte.
+	// was not linked into it before. Several calls run at once. Nil copies
+	// every byte.
 	HardLink func(layer int) bool
 	// NoDigest leaves Result.Digest empty, so that bytes needn't pass through
 	// this process. It is implied by HardLink.
@@ -150,7 +151,7 @@ func (a *apply) tree(ctx context.Context, it *item) error {
 		return err
 	}
 	if e, err := a.stage.Lstat(resolved); err == nil && !e.IsDir() {
-		return fmt.Errorf("cannot copy to non-directory: /%s", resolved)
+		return &ConflictError{Path: resolved}
 	}
 	dest, err := a.stage.mkdirs(a.dst.Path, a.newOwner())
 	if err != nil {

@@ -103,3 +103,12 @@ func (e *OwnerError) Error() string {
 
 // Unwrap returns the system's error.
 func (e *OwnerError) Unwrap() error { return e.Err }
+
+// ConflictError says that a directory was to be copied to where something else
+// is that is no directory.
+type ConflictError struct {
+	// Path is the place in the image, without a leading slash.
+	Path string
+}
+
+func (e *ConflictError) Error() string { return "cannot copy to non-directory: /" + e.Path }

@@ -352,24 +352,30 @@ func TestAddUnpacksArchives(t *testing.T) {
 			if res.Digest != want {
 				t.Errorf("got digest %s, want %s", res.Digest, want)
 			}
-			mounted := chainfstest.ListDir(t, chainfstest.Mount(t, []string{lower, staged}))
-			got := shape(t, lower, staged)
-			if len(got) != len(mounted)-1 {
-				t.Errorf("got %q, the mount has %d names", got, len(mounted)-1)
-			}
-			kept := []string{"to/", "to/clink -> old", "to/old/", "to/old/kept"}
-			for _, line := range kept {
-				if !slices.Contains(c.want, line) {
-					got = slices.DeleteFunc(got, func(s string) bool { return s == line })
-				}
-			}
-			if !slices.Equal(got, c.want) {
-				t.Errorf("got %q, want %q", got, c.want)
-			}
+			checkUnpacked(t, lower, staged, c.want)
 			if strings.HasPrefix(name, "file, then") && slices.Contains(shape(t, lower, staged), "to/old/kept") {
 				t.Error("got to/old/kept, want it hidden")
 			}
 		})
+	}
+}
+
+// checkUnpacked compares what came on top of the chain, and how many names
+// overlayfs shows.
+func checkUnpacked(t *testing.T, lower, staged string, want []string) {
+	t.Helper()
+	mounted := chainfstest.ListDir(t, chainfstest.Mount(t, []string{lower, staged}))
+	got := shape(t, lower, staged)
+	if len(got) != len(mounted)-1 {
+		t.Errorf("got %q, the mount has %d names", got, len(mounted)-1)
+	}
+	for _, line := range []string{"to/", "to/clink -> old", "to/old/", "to/old/kept"} {
+		if !slices.Contains(want, line) {
+			got = slices.DeleteFunc(got, func(s string) bool { return s == line })
+		}
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 

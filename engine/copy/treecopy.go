@@ -89,7 +89,7 @@ func (t *treeCopy) name(ctx context.Context, w *writer, lower func(string) (uint
 	dest := path.Join(w.destDir, base)
 	if e.IsDir() {
 		if exists && typ != tree.TypeDir {
-			return child{}, fmt.Errorf("cannot copy to non-directory: /%s", dest)
+			return child{}, &ConflictError{Path: dest}
 		}
 		return t.subdir(w, e, dest, exists)
 	}
@@ -119,7 +119,7 @@ func (t *treeCopy) subdir(w *writer, e chainfs.Entry, dest string, merges bool) 
 		switch err := unix.Mkdirat(w.fd, path.Base(dest), 0o700); err {
 		case nil:
 		case unix.EEXIST:
-			return child{}, fmt.Errorf("cannot copy to non-directory: /%s", dest)
+			return child{}, &ConflictError{Path: dest}
 		default:
 			return child{}, fmt.Errorf("mkdir /%s: %w", dest, err)
 		}

@@ -72,15 +72,36 @@ func (b *budget) worst() int {
 // Keys implements shell.EnvGetter.
 func (b *budget) Keys() []string { return b.vars.Keys() }
 
-// verdict returns the error of an expansion: the innermost, the others repeat the text.
+// errBrace is what a text that ends within ${ gets; the lexer complains about
+// the end of the text as if it were a modifier.
+var errBrace = errors.New("syntax error: missing '}'")
+
+// verdict returns the error of an expansion: the innermost, the others repeat
+// the text.
 func (b *budget) verdict(err error) error {
 	switch {
 	case b.over:
 		return errExpansionLimit
-	case err != nil:
-		return errors.New(cause(err).Error())
+	case err == nil:
+		return nil
+	case strings.Contains(err.Error(), "modifier (\ufffd)"), strings.Contains(err.Error(), "modifier (:\ufffd)"):
+		return errBrace
 	}
-	return nil
+	return errors.New(cause(err).Error())
+}
+
+// ExpandHint returns what to do about an error of Expand, "" when it is the
+// author's own message of ${NAME:?message}.
+func ExpandHint(err error) string {
+	message := err.Error()
+	switch {
+	case errors.Is(err, errExpansionLimit):
+		return "keep large values in a file"
+	case strings.HasPrefix(message, "syntax error"), strings.HasSuffix(message, "in substitution"),
+		strings.HasPrefix(message, "unexpected end of statement"):
+		return `variables are $NAME, ${NAME}, ${NAME:-default} and the like; \$ is a dollar sign`
+	}
+	return ""
 }
 
 // nesting is the syntax that says where ${…} ends.
@@ -91,38 +112,61 @@ type nesting struct {
 
 // substitutions returns the largest number of ${name/…} that are open at once.
 func (n nesting) substitutions(text string) int {
-	var open []byte // '/' for ${name/, '$' for another ${, '"' for a quote
-	depth, deepest := 0, 0
+	var b braces
 	for i := 0; i < len(text); i++ {
-		top := byte(0)
-		if len(open) > 0 {
-			top = open[len(open)-1]
-		}
-		switch c := text[i]; {
-		case rune(c) == n.escape:
-			i++
-		case c == '$' && strings.HasPrefix(text[i:], "${"):
-			kind := braceKind(text[i+2:])
-			if kind == '/' {
-				depth++
-				deepest = max(deepest, depth)
-			}
-			open = append(open, kind)
-			i++
-		case c == '}' && (top == '/' || top == '$'):
-			if top == '/' {
-				depth--
-			}
-			open = open[:len(open)-1]
-		case c == '"' && !n.rawQuotes && top == '"':
-			open = open[:len(open)-1]
-		case c == '"' && !n.rawQuotes:
-			open = append(open, '"')
-		case c == '\'' && !n.rawQuotes && top != '"':
-			i += max(0, strings.IndexByte(text[i+1:], '\'')) + 1
-		}
+		i += n.step(&b, text[i:])
 	}
-	return deepest
+	return b.deepest
+}
+
+// step takes the first byte of a text and returns how many more belong to it.
+func (n nesting) step(b *braces, rest string) int {
+	c, top := rest[0], b.top()
+	switch {
+	case rune(c) == n.escape:
+		return 1
+	case strings.HasPrefix(rest, "${"):
+		b.push(braceKind(rest[2:]))
+		return 1
+	case c == '}' && (top == '/' || top == '$'):
+		b.pop()
+	case n.rawQuotes:
+	case c == '"' && top == '"':
+		b.pop()
+	case c == '"':
+		b.push('"')
+	case c == '\'' && top != '"':
+		return max(0, strings.IndexByte(rest[1:], '\'')) + 1
+	}
+	return 0
+}
+
+// braces are what is open: '/' is ${name/, '$' another ${, '"' a quote.
+type braces struct {
+	open           []byte
+	depth, deepest int // of '/'
+}
+
+func (b *braces) top() byte {
+	if len(b.open) == 0 {
+		return 0
+	}
+	return b.open[len(b.open)-1]
+}
+
+func (b *braces) push(kind byte) {
+	b.open = append(b.open, kind)
+	if kind == '/' {
+		b.depth++
+		b.deepest = max(b.deepest, b.depth)
+	}
+}
+
+func (b *braces) pop() {
+	if b.top() == '/' {
+		b.depth--
+	}
+	b.open = b.open[:len(b.open)-1]
 }
 
 // braceKind returns '/' when what follows "${" is a name, or what could be one,

@@ -25,7 +25,7 @@ func TestExpand(t *testing.T) {
 		"a required variable":             {text: "${Need:?must be set}", wantErr: "Need: must be set"},
 		"a suffix and a prefix":           {text: "${path%.*}${path##*/}", want: "/x/yy.txt"},
 		"a substitution":                  {text: "${path//x/z}", want: "/z/y.tzt"},
-		"a brace that is not closed":      {text: "${a", wantErr: `unsupported modifier (` + "\uffff" + `) in substitution`},
+		"a brace that is not closed":      {text: "${a", wantErr: "syntax error: missing '}'"},
 		"bytes that are not UTF-8":        {text: "$a\xff", wantErr: `"$a\xff" is not UTF-8 text`},
 		"more variables than fit a stack": {text: strings.Repeat("${a:-", maxDollars+1), wantErr: "the text has 10001 variables, more than 10000"},
 	}
@@ -33,7 +33,7 @@ func TestExpand(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			got, err := (&File{Escape: c.escape}).Expand(c.text, vars)
 			if c.wantErr != "" {
-				if err == nil || (err.Error() != c.wantErr && !strings.Contains(c.wantErr, "\uffff")) {
+				if err == nil || err.Error() != c.wantErr {
 					t.Fatalf("got %q, %v, want the error %q", got, err, c.wantErr)
 				}
 				return

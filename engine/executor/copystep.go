@@ -82,7 +82,20 @@ func (w *walk) selectContext(ctx context.Context, s copy.Spec) (*copy.Selection,
 		return nil, nil, err
 	}
 	sel, err := copy.Select(ctx, files, s)
-	return sel, files, err
+	return sel, files, selectFault(err, "the build context, or .dockerignore hides it")
+}
+
+// selectFault adds to a source that is not there what may be meant.
+func selectFault(err error, where string) error {
+	var missing *copy.NotFoundError
+	if !errors.As(err, &missing) {
+		return err
+	}
+	hint := "it is not in " + where
+	if len(missing.Suggestions) > 0 {
+		hint = fmt.Sprintf("did you mean %q?", missing.Suggestions[0])
+	}
+	return &FaultError{Err: err, Hint: hint}
 }
 
 // mountIdentity stands for what a mount shows in RUN's key; "" when the content
@@ -230,7 +243,7 @@ func (w *walk) copySource(ctx context.Context, t *task, c *plan.Copy) (*copySour
 	return &copySource{
 		sel: sel, layers: layers,
 		mayLink: linkable(layers, t.layers), used: make([]atomic.Bool, len(layers)),
-	}, err
+	}, selectFault(err, "what --from names")
 }
 
 // linkable says which source layers' inodes may get names above dest: not those
@@ -279,16 +292,24 @@ func (w *walk) applyCopy(ctx context.Context, t *task, source *copySource, dir s
 	if len(source.mayLink) > 0 {
 		o.HardLink = source.link
 	}
-	return copy.Apply(ctx, source.sel, copy.Dest{Chain: view, Dir: dir, Path: t.step.Copy.Dest}, o)
+	res, err := copy.Apply(ctx, source.sel, copy.Dest{Chain: view, Dir: dir, Path: t.step.Copy.Dest}, o)
+	var conflict *copy.ConflictError
+	if errors.As(err, &conflict) {
+		err = &FaultError{Err: err}
+	}
+	return res, err
 }
 
 // copyOptions looks names up in the destination.
 func copyOptions(view *chainfs.View, c *plan.Copy) (copy.Options, error) {
 	o := copy.Options{Unpack: c.Unpack, Chmod: c.Chmod}
+	if _, err := copy.ParseChmod(c.Chmod); err != nil {
+		return o, &FaultError{Err: fmt.Errorf("--chmod=%s: %w", c.Chmod, err), Hint: "octal such as 0755, or symbolic such as u+rwx,go=rX"}
+	}
 	if c.Chown != "" {
 		uid, gid, err := copy.LookupOwner(view, c.Chown)
 		if err != nil {
-			return o, fmt.Errorf("--chown=%s: %w", c.Chown, err)
+			return o, &FaultError{Err: fmt.Errorf("--chown=%s: %w", c.Chown, err), Hint: "a number needs no entry in the image"}
 		}
 		o.Chown = &copy.Owner{UID: uid, GID: gid}
 	}
@@ -301,7 +322,7 @@ func (w *walk) doWorkdir(ctx context.Context, t *task) (rec storage.StepRecord, 
 	if err != nil {
 		return rec, err
 	}
-	user, err := copy.LookupUser(view, t.step.Workdir.User)
+	user, err := lookupUser(view, t.step.Workdir.User)
 	if err != nil {
 		return rec, err
 	}

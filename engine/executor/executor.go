@@ -57,6 +57,18 @@ func (e *StepError) Error() string {
 // Unwrap returns the cause.
 func (e *StepError) Unwrap() error { return e.Err }
 
+// FaultError says that a step failed because of what the Dockerfile asks for,
+// not because of this host. Hint is shown apart from the message.
+type FaultError struct {
+	Err  error
+	Hint string
+}
+
+func (e *FaultError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *FaultError) Unwrap() error { return e.Err }
+
 // errMiss ends a Probe.
 var errMiss = errors.New("step is not in the cache")
 

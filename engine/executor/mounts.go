@@ -73,7 +73,10 @@ func (r *runStep) addSecret(m plan.Mount) error {
 	data, ok := r.machine.Secrets[m.ID]
 	if !ok {
 		if m.Required {
-			return fmt.Errorf("secret %q was not given: add --secret id=%s,src=FILE or --secret id=%s,env=NAME", m.ID, m.ID, m.ID)
+			return &FaultError{
+				Err:  fmt.Errorf("secret %q was not given", m.ID),
+				Hint: fmt.Sprintf("add --secret id=%s,src=FILE or --secret id=%s,env=NAME", m.ID, m.ID),
+			}
 		}
 		return nil
 	}
@@ -198,7 +201,7 @@ func (r *runStep) resolveIn(layers []storage.Layer, source string) (string, erro
 	}
 	inside, exists, err := tree.Resolve(view, source, true)
 	if err == nil && !exists {
-		err = fmt.Errorf("source %s: %w", source, fs.ErrNotExist)
+		err = &FaultError{Err: fmt.Errorf("source %s: %w", source, fs.ErrNotExist)}
 	}
 	return inside, err
 }

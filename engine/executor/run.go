@@ -54,6 +54,10 @@ func (w *walk) doRun(ctx context.Context, t *task) (rec storage.StepRecord, err 
 	if err := r.prepare(ctx); err != nil {
 		return rec, err
 	}
+	// The uppermost layer's root is the merged root: it repeats the one below.
+	if err := copy.Mkdir(copy.Dest{Chain: r.view, Dir: r.staged.Dir(), Path: "/"}, copy.Owner{}); err != nil {
+		return rec, err
+	}
 	if err := r.execute(ctx); err != nil {
 		return rec, err
 	}
@@ -81,7 +85,7 @@ func (r *runStep) prepare(ctx context.Context) error {
 		return err
 	}
 	r.view = view
-	user, err := copy.LookupUser(view, r.run.User)
+	user, err := lookupUser(view, r.run.User)
 	if err != nil {
 		return err
 	}
@@ -100,6 +104,15 @@ func (r *runStep) prepare(ctx context.Context) error {
 		return err
 	}
 	return r.addMounts(ctx)
+}
+
+// lookupUser finds the user that USER named.
+func lookupUser(view *chainfs.View, name string) (copy.User, error) {
+	user, err := copy.LookupUser(view, name)
+	if err != nil {
+		err = &FaultError{Err: err, Hint: "a number needs no entry in the image"}
+	}
+	return user, err
 }
 
 // execute mounts the root file system, runs the command and unmounts.

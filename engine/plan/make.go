@@ -146,6 +146,10 @@ func countSteps(ins []dockerfile.Instruction) int {
 
 // base sets what the stage starts from.
 func (s *stageMaker) base(ctx context.Context) error {
+	if p := s.bound.Node.Base.Platform; p != "" && !samePlatform(p, s.o.Platform) {
+		word := s.bound.Node.Stage.Platform
+		return s.file().Errorf(word.Pos, len(word.Text), "", "FROM --platform=%s: another platform than %s is not supported yet", p, s.o.Platform)
+	}
 	if s.bound.Base == nil {
 		s.st.Base = Source{Scratch: true}
 		s.st.Config = emptyConfig(s.o.Platform)
@@ -169,6 +173,17 @@ func (s *stageMaker) base(ctx context.Context) error {
 	// Triggers ran as the first instructions here; they are not inherited.
 	s.st.Config.Config.OnBuild = nil
 	return nil
+}
+
+// samePlatform reports whether a --platform means what is built for. A variant
+// that one side leaves out is not compared.
+func samePlatform(wanted, have string) bool {
+	w, err := stage.ParsePlatform(wanted)
+	if err != nil {
+		return false
+	}
+	h, err := stage.ParsePlatform(have)
+	return err == nil && w.OS == h.OS && w.Arch == h.Arch && (w.Variant == h.Variant || w.Variant == "" || h.Variant == "")
 }
 
 // emptyConfig is the config of FROM scratch.

@@ -13,6 +13,9 @@ func (s *stageMaker) run(in *dockerfile.Run) error {
 	if in.Security != "" && in.Security != "sandbox" {
 		return s.refuse(in, "leave the flag out: the default is the sandbox", "--security=%s is not supported yet", in.Security)
 	}
+	if len(in.Devices) > 0 {
+		return s.refuse(in, "leave the flag out", "--device is not supported yet")
+	}
 	network, err := s.network(in)
 	if err != nil {
 		return err

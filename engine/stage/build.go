@@ -1,6 +1,7 @@
 package stage
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -159,7 +160,9 @@ func (b *builder) add(st *dockerfile.Stage) error {
 	b.graph.Nodes = append(b.graph.Nodes, n)
 	b.scopes = append(b.scopes, scope)
 	for _, ins := range n.All() {
-		b.walk(n, scope, ins)
+		if !b.walk(n, scope, ins) {
+			break
+		}
 	}
 	return nil
 }
@@ -170,21 +173,30 @@ func (n *Node) All() []dockerfile.Instruction {
 	return slices.Concat(n.Triggers, n.Stage.Instructions)
 }
 
-// walk takes one instruction into the scope and collects its words.
-func (b *builder) walk(n *Node, scope *Scope, ins dockerfile.Instruction) {
+// walk takes one instruction into the scope and collects its words. It returns
+// false when the rest of the stage need not be looked at.
+func (b *builder) walk(n *Node, scope *Scope, ins dockerfile.Instruction) bool {
+	var err error
 	switch i := ins.(type) {
 	case *dockerfile.Arg:
 		b.declare(i)
-		_, _ = scope.Arg(i) // an error may come from the missing base image; who walks with it reports it
+		_, err = scope.Arg(i)
 	case *dockerfile.Env:
-		_, _ = scope.Env(i) // likewise
+		_, err = scope.Env(i)
 	default:
-		refs, err := scope.Refs(ins)
-		if err != nil {
-			b.fault(n.Stage.Index, err)
-		}
+		var refs []Ref
+		refs, err = scope.Refs(ins)
 		n.Refs = append(n.Refs, refs...)
+		b.fault(n.Stage.Index, err)
+		return true
 	}
+	// Any other error of ARG and ENV may come from the missing base image: who
+	// walks with it reports it.
+	if errors.Is(err, errTooLarge) {
+		b.fault(n.Stage.Index, err)
+		return false
+	}
+	return true
 }
 
 // fault keeps the first error of a stage.

@@ -1,6 +1,7 @@
 package stage
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -13,10 +14,16 @@ const (
 	// maxEnvBytes is what they may add up to. The kernel takes at most 6 MiB of
 	// arguments and environment (three quarters of its 8 MiB stack, execve(2)).
 	maxEnvBytes = 6 << 20
+	// maxValueBytes is the longest "NAME=value" that the kernel starts a command
+	// with, without the NUL (MAX_ARG_STRLEN, 32 pages of 4 KiB).
+	maxValueBytes = 128<<10 - 1
 	// maxVars is their number: every stage that is FROM another has its own copy,
 	// about 100 bytes each.
 	maxVars = 10_000
 )
+
+// errTooLarge is wrapped by the error of an ARG or ENV that goes beyond a limit.
+var errTooLarge = errors.New("makes a larger environment than a command can be started with")
 
 // Scope is the variables of one stage while its instructions are walked in
 // order. It is the one place that knows how ARG, ENV and build arguments shadow
@@ -141,7 +148,7 @@ func (s *Scope) set(name, value string) bool {
 	if !exists {
 		grown += len(name)
 	}
-	if grown > maxEnvBytes || (!exists && s.vars.Len() >= maxVars) {
+	if len(name)+len("=")+len(value) > maxValueBytes || grown > maxEnvBytes || (!exists && s.vars.Len() >= maxVars) {
 		return false
 	}
 	s.bytes = grown
@@ -150,12 +157,12 @@ func (s *Scope) set(name, value string) bool {
 }
 
 func (s *Scope) errorf(h *dockerfile.Header, what string, err error) error {
-	return s.file.Errorf(h.Pos, len(h.Keyword), "", "%s %s: %w", h.Keyword, what, err)
+	return s.file.Errorf(h.Pos, len(h.Keyword), dockerfile.ExpandHint(err), "%s %s: %w", h.Keyword, what, err)
 }
 
 func (s *Scope) tooLarge(h *dockerfile.Header) error {
-	return s.file.Errorf(h.Pos, len(h.Keyword), "no command can be started with more; keep large values in a file",
-		"%s makes the environment larger than %d bytes or %d variables", h.Keyword, maxEnvBytes, maxVars)
+	return s.file.Errorf(h.Pos, len(h.Keyword), "keep large values in a file",
+		"%s %w: %d bytes in one variable, %d in all, %d variables", h.Keyword, errTooLarge, maxValueBytes, maxEnvBytes, maxVars)
 }
 
 // Expand expands one word of an instruction. An error has no position.

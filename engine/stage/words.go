@@ -3,6 +3,7 @@ package stage
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -75,7 +76,7 @@ func (b *builder) fromWord(w dockerfile.Word) (dockerfile.Word, error) {
 	f := b.graph.File
 	x, err := f.ExpandReport(w.Text, b.global)
 	if err != nil {
-		return w, f.Errorf(w.Pos, len(w.Text), "", "FROM %s: %w", w.Text, err)
+		return w, f.Errorf(w.Pos, len(w.Text), dockerfile.ExpandHint(err), "FROM %s: %w", w.Text, err)
 	}
 	if x.Text == "" {
 		return w, f.Errorf(w.Pos, len(w.Text), b.unsetHint(x.Unset), "FROM %s: nothing is left when the variables are expanded", w.Text)
@@ -89,7 +90,10 @@ func (b *builder) unsetHint(unset []string) string {
 		return "an ARG above the first FROM sets it to nothing"
 	}
 	name := unset[0]
-	if b.declared[name] {
+	global := func(a *dockerfile.Arg) bool {
+		return slices.ContainsFunc(a.Args, func(v dockerfile.ArgValue) bool { return v.Key == name })
+	}
+	if slices.ContainsFunc(b.graph.File.GlobalArgs, global) {
 		return fmt.Sprintf("ARG %s has no default: give it one, or build with --build-arg %s=…", name, name)
 	}
 	if like := dockerfile.Suggest(name, b.global.Keys()); like != "" {
@@ -146,7 +150,7 @@ func (s *Scope) mountRefs(r *dockerfile.Run) (refs []Ref, first error) {
 func (s *Scope) word(what, raw string, pos dockerfile.Position) (string, error) {
 	x, err := s.file.ExpandReport(raw, s.vars)
 	if err != nil {
-		return "", s.file.Errorf(pos, len(raw), "", "%s=%s: %w", what, raw, err)
+		return "", s.file.Errorf(pos, len(raw), dockerfile.ExpandHint(err), "%s=%s: %w", what, raw, err)
 	}
 	if x.Text != "" {
 		return x.Text, nil

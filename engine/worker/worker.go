@@ -13,6 +13,7 @@ import (
 	"os"
 	"sync"
 
+	"github.com/mstage/mstage/engine/dockerfile"
 	"github.com/mstage/mstage/engine/export"
 	"github.com/mstage/mstage/engine/plan"
 	"github.com/mstage/mstage/engine/progress"
@@ -154,6 +155,8 @@ type Failure struct {
 	Rendered string `json:"rendered,omitempty"`
 	// Vertex is the step that failed, 0 for none.
 	Vertex int `json:"vertex,omitempty"`
+	// Pos is the instruction that failed, nil for none.
+	Pos *dockerfile.Position `json:"pos,omitempty"`
 }
 
 func (f *Failure) Error() string { return f.Message }

@@ -204,8 +204,12 @@ func openPacketSocket(index int) (int, error) {
 	if err != nil {
 		return -1, fmt.Errorf("open packet socket: %w", err)
 	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1); err != nil {
-		return -1, errors.Join(fmt.Errorf("ignore own packets: %w", err), unix.Close(fd))
+	// Without the bypass, frames are dropped for up to a second: this end was
+	// up before its peer, and gets its queue from the kernel's delayed link watch.
+	for _, option := range []int{unix.PACKET_IGNORE_OUTGOING, unix.PACKET_QDISC_BYPASS} {
+		if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, option, 1); err != nil {
+			return -1, errors.Join(fmt.Errorf("set packet socket option %d: %w", option, err), unix.Close(fd))
+		}
 	}
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, packetBufferBytes) != nil {
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, packetBufferBytes)

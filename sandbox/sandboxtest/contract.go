@@ -68,10 +68,12 @@ func testCancel(t *testing.T, b bed) {
 	out, in := io.Pipe()
 	done := make(chan error, 1)
 	go func() {
-		done <- b.runner.Run(ctx, b.fill(sandbox.Spec{Args: []string{"sh", "-c", "echo on; sleep 1000"}, Stdout: in}))
+		err := b.runner.Run(ctx, b.fill(sandbox.Spec{Args: []string{"sh", "-c", "echo on; sleep 1000"}, Stdout: in}))
+		in.Close()
+		done <- err
 	}()
 	if _, err := io.ReadFull(out, make([]byte, 3)); err != nil {
-		t.Fatal(err)
+		t.Fatalf("the command did not start: %v, %v", err, <-done)
 	}
 	cancel(cause)
 	if err := <-done; !errors.Is(err, cause) {
@@ -86,9 +88,10 @@ func testConcurrent(t *testing.T, b bed) {
 	rightIn, rightOut := io.Pipe()
 	done := make(chan error, 2)
 	talk := func(first string, in io.Reader, out *io.PipeWriter) {
-		done <- b.runner.Run(t.Context(), b.fill(sandbox.Spec{
+		err := b.runner.Run(t.Context(), b.fill(sandbox.Spec{
 			Args: []string{"sh", "-c", first}, Stdin: in, Stdout: out}))
 		out.Close()
+		done <- err
 	}
 	go talk("echo ball; read x", rightIn, leftOut)
 	go talk("read x; echo $x", leftIn, rightOut)

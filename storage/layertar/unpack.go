@@ -67,7 +67,8 @@ type unpacker struct {
 // trusted: nothing outside dir is touched, and parents that are symbolic links
 // are followed as if dir were "/". Owners, modes with setuid, user.* attributes,
 // file capabilities and modification times are kept; the access time becomes
-// the modification time.
+// the modification time. A root without an entry keeps its owner and mode; a
+// parent without one is 0755 and root's.
 //
 // A device node that the process may not make becomes a placeholder and is
 // listed in the Result. An owner that can't be set is an *OwnerError; a limit
@@ -163,6 +164,11 @@ func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
 	}
 	if err := checkOwner(h); err != nil {
 		return err
+	}
+	if len(u.dirTimes) == 0 {
+		// A root without an entry gets a time from the tar, not from the clock,
+		// so that it is written the same every time.
+		u.dirTimes = append(u.dirTimes, dirTime{".", h.ModTime})
 	}
 	if name == "." {
 		return u.rootDir(h)

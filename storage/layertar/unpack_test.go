@@ -302,6 +302,14 @@ func TestUnpackKeepsDevicesOneWayOrTheOther(t *testing.T) {
 	}
 }
 
+func TestARootWithoutAnEntryHasATimeFromTheTar(t *testing.T) {
+	dir, _ := unpack(t, archive(t, file("a"), file("b")))
+	st, err := os.Stat(dir)
+	if err != nil || !st.ModTime().Equal(when) {
+		t.Errorf("got %v (%v), want %v", st.ModTime(), err, when)
+	}
+}
+
 func TestUnpackKeepsTimesOfDirectoriesThatChangeLater(t *testing.T) {
 	old := func(h *tar.Header) { h.ModTime = time.Unix(1000, 0) }
 	dir, _ := unpack(t, archive(t, dirEntry("d/", old), file("d/x"), link(tar.TypeSymlink, "d/l", "x"), dirEntry("./", old)))

@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -12,23 +13,80 @@ import (
 	"github.com/mstage/mstage/storage/layout"
 )
 
+// verdict is the marker of a file system that passed the test.
+type verdict struct {
+	// Key is what the outcome depends on.
+	Key string `json:"key"`
+	// Features are the files in which the overlay driver keeps the outcome of
+	// its own test mounts, by name.
+	Features map[string]string `json:"features"`
+}
+
 // checkFilesystem refuses a store on a file system that can't hold overlay
 // layers. It finds out with one test mount and remembers the answer until the
-// kernel, the user or the device is another.
-func (s *Store) checkFilesystem() error {
+// kernel, the user or the device is another: then remember is not nil and to
+// be called when the driver has made its tests too. On a known file system
+// the driver is spared them, which are most of the time that Open takes.
+func (s *Store) checkFilesystem() (remember func() error, err error) {
 	key, err := s.filesystemKey()
 	if err != nil {
-		return fmt.Errorf("store %s: %w", s.layout.Root, err)
+		return nil, fmt.Errorf("store %s: %w", s.layout.Root, err)
 	}
-	if old, err := os.ReadFile(s.layout.OverlayOK()); err == nil && string(old) == key {
-		return nil
+	var old verdict
+	if raw, err := os.ReadFile(s.layout.OverlayOK()); err == nil && json.Unmarshal(raw, &old) == nil && old.Key == key {
+		return nil, s.writeFeatures(old.Features)
 	}
 	if err := s.testMount(); err != nil {
-		return &layout.Error{Root: s.layout.Root, Problem: layout.ProblemFilesystem,
+		return nil, &layout.Error{Root: s.layout.Root, Problem: layout.ProblemFilesystem,
 			Hint: "put the store on a local ext4, xfs, btrfs or tmpfs (--root or MSTAGE_ROOT)",
 			Err:  fmt.Errorf("its file system (%s) can't hold overlay layers: %w", filesystemName(s.layout.Root), err)}
 	}
-	return layout.ReplaceFile(s.layout.OverlayOK(), []byte(key))
+	return func() error { return s.rememberVerdict(key) }, nil
+}
+
+// featureDir is where the driver keeps the outcome of its tests.
+func (s *Store) featureDir() string { return filepath.Join(s.runRoot, "overlay") }
+
+func (s *Store) writeFeatures(features map[string]string) error {
+	if err := os.MkdirAll(s.featureDir(), 0o700); err != nil {
+		return err
+	}
+	for name, text := range features {
+		if !isFeature(name) {
+			continue
+		}
+		if err := os.WriteFile(filepath.Join(s.featureDir(), name), []byte(text), 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func isFeature(name string) bool {
+	return filepath.Base(name) == name && (strings.HasSuffix(name, "-true") || strings.HasSuffix(name, "-false"))
+}
+
+func (s *Store) rememberVerdict(key string) error {
+	v := verdict{Key: key, Features: map[string]string{}}
+	entries, err := os.ReadDir(s.featureDir())
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !isFeature(e.Name()) {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join(s.featureDir(), e.Name()))
+		if err != nil {
+			return err
+		}
+		v.Features[e.Name()] = string(text)
+	}
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return layout.ReplaceFile(s.layout.OverlayOK(), raw)
 }
 
 // filesystemKey is what the outcome of a test mount depends on.
@@ -45,7 +103,7 @@ func (s *Store) filesystemKey() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("boot %s device %d ids %s\n", boot, st.Dev, strings.Join(strings.Fields(string(idMap)), " ")), nil
+	return fmt.Sprintf("boot %s device %d ids %s", boot, st.Dev, strings.Join(strings.Fields(string(idMap)), " ")), nil
 }
 
 // probePrefix begins the names of testMount's directories.

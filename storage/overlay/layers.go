@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	cstorage "go.podman.io/storage"
 	graphdriver "go.podman.io/storage/drivers"
@@ -43,14 +44,10 @@ func (s *Store) Find(ctx context.Context, name string) (storage.LayerID, error) 
 	if storage.IsHex64(name) {
 		return "", fmt.Errorf("layer name %q is an ID", name)
 	}
-	l, err := s.catalog.Layer(name)
-	if errors.Is(err, cstorage.ErrLayerUnknown) {
-		return "", fmt.Errorf("layer %s: %w", name, storage.ErrNotFound)
-	}
+	id, err := s.named(name)
 	if err != nil {
 		return "", fmt.Errorf("layer %s: %w", name, err)
 	}
-	id := storage.LayerID(l.ID)
 	gone, err := s.index.Dropped(ctx, id)
 	if err != nil {
 		return "", err
@@ -59,6 +56,20 @@ func (s *Store) Find(ctx context.Context, name string) (storage.LayerID, error) 
 		return "", fmt.Errorf("layer %s: %w", name, storage.ErrNotFound)
 	}
 	return id, nil
+}
+
+// named returns the layer of the catalogue with that name, or
+// storage.ErrNotFound. The catalogue would take a name for the beginning of an
+// ID too.
+func (s *Store) named(name string) (storage.LayerID, error) {
+	l, err := s.catalog.Layer(name)
+	if errors.Is(err, cstorage.ErrLayerUnknown) || err == nil && !slices.Contains(l.Names, name) {
+		return "", storage.ErrNotFound
+	}
+	if err != nil {
+		return "", err
+	}
+	return storage.LayerID(l.ID), nil
 }
 
 // All implements storage.Layers.
@@ -225,17 +236,13 @@ func (st *staged) commit(ctx context.Context, name string) (storage.LayerID, boo
 // loses its name here, so that the next try can have it.
 func (st *staged) winner(ctx context.Context, name string) (storage.LayerID, bool, error) {
 	s := st.store
-	l, err := s.catalog.Layer(name)
-	if errors.Is(err, cstorage.ErrLayerUnknown) {
-		return "", false, storage.ErrNotFound
-	}
+	id, err := s.named(name)
 	if err != nil {
 		return "", false, err
 	}
-	id := storage.LayerID(l.ID)
 	err = s.own.Hold(ctx, id)
 	if errors.Is(err, storage.ErrNotFound) {
-		if nameErr := s.catalog.RemoveNames(l.ID, []string{name}); nameErr != nil && !errors.Is(nameErr, cstorage.ErrLayerUnknown) {
+		if nameErr := s.catalog.RemoveNames(string(id), []string{name}); nameErr != nil && !errors.Is(nameErr, cstorage.ErrLayerUnknown) {
 			return "", false, nameErr
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // lowerDirs makes n directories with a file of the directory's number each.
@@ -26,11 +28,25 @@ func lowerDirs(t testing.TB, n int) (dirs []string) {
 	return dirs
 }
 
+func tmpfs(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
 func TestFiveHundredLowersAreMountedAndMoreRefused(t *testing.T) {
 	lowers := lowerDirs(t, maxLowers+1)
 	for name, api := range map[string]MountAPI{"fsconfig": MountFsconfig, "mount": MountClassic} {
 		t.Run(name, func(t *testing.T) {
-			ms := mounts{links: t.TempDir(), api: api}
+			ms := mounts{links: tmpfs(t), api: api}
 			dirs := lowerDirs(t, 2)
 			m := overlayMount{lowers: lowers[:maxLowers], upper: dirs[0], work: dirs[1], target: t.TempDir()}
 			if err := os.Remove(filepath.Join(dirs[1], "f1")); err != nil {
@@ -60,7 +76,7 @@ func BenchmarkMount(b *testing.B) {
 	lowers := lowerDirs(b, 10)
 	for name, api := range map[string]MountAPI{"fsconfig": MountFsconfig, "mount": MountClassic} {
 		b.Run(name, func(b *testing.B) {
-			ms := mounts{links: b.TempDir(), api: api}
+			ms := mounts{links: tmpfs(b), api: api}
 			m := overlayMount{lowers: lowers, target: b.TempDir()}
 			for b.Loop() {
 				if err := ms.mount(m); err != nil {

@@ -223,8 +223,8 @@ func child(role string) int {
 	}
 }
 
-// kill starts a child in a role and kills it some time after it is ready.
-func kill(t *testing.T, root, role string, after time.Duration) {
+// start starts a child in a role and returns when it is ready.
+func start(t *testing.T, root, role string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), childRole+"="+role, childRoot+"="+root)
@@ -239,11 +239,39 @@ func kill(t *testing.T, root, role string, after time.Duration) {
 	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
 		t.Errorf("child said %q, error %v", line, err)
 	}
-	<-time.After(after) // the moment of the kill is what is varied
+	return cmd
+}
+
+// kill kills a child, which must have been alive until then.
+func kill(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
 	if err := cmd.Process.Kill(); err != nil {
 		t.Error(err)
 	}
-	_ = cmd.Wait() // it was killed
+	if err := cmd.Wait(); err == nil || err.Error() != "signal: killed" {
+		t.Errorf("child ended with %v, want it killed", err)
+	}
+}
+
+func TestCollectionsDoNotDisturbBuildersAtWork(t *testing.T) {
+	root := newRoot(t)
+	s := open(t, root)
+	builders := []*exec.Cmd{start(t, root, "committing"), start(t, root, "committing")}
+	for range 10 {
+		if r := gc(t, s, overlay.GCOptions{All: true}); len(r.Layers)+r.Staged > 0 {
+			t.Errorf("collected %+v of builders at work", r)
+		}
+	}
+	all, err := s.All(t.Context())
+	if err != nil || len(all) < len(builders) {
+		t.Errorf("%d layers, error %v; want one of each builder at least", len(all), err)
+	}
+	for _, b := range builders {
+		kill(t, b)
+	}
+	gc(t, s, overlay.GCOptions{})
+	wantLayers(t, s)
+	wantSound(t, s)
 }
 
 func TestNothingIsLeftOfAKilledProcess(t *testing.T) {
@@ -255,7 +283,9 @@ func TestNothingIsLeftOfAKilledProcess(t *testing.T) {
 			layer := record(t, keeper, "kept", 1)
 			before := tree(t, root)
 			for i := range 8 {
-				kill(t, root, role, time.Duration(i)*time.Millisecond)
+				cmd := start(t, root, role)
+				<-time.After(time.Duration(i) * time.Millisecond) // the moment of the kill is what is varied
+				kill(t, cmd)
 			}
 			s := open(t, root)
 			if r := gc(t, s, overlay.GCOptions{}); len(r.Layers)+r.Staged == 0 {

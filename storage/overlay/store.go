@@ -77,7 +77,8 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.checkFilesystem(); err != nil {
+	remember, err := s.checkFilesystem()
+	if err != nil {
 		return nil, err
 	}
 	lost, err := s.beforeCatalog(ctx)
@@ -86,6 +87,11 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	if s.catalog, err = openCatalog(s.layout.Graph(), s.runRoot); err != nil {
 		return nil, fmt.Errorf("open store %s: %w", s.layout.Root, err)
+	}
+	if remember != nil {
+		if err := remember(); err != nil {
+			return nil, fmt.Errorf("open store %s: %w", s.layout.Root, err)
+		}
 	}
 	if err := s.mend(ctx, lost); err != nil {
 		return nil, err
