@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 
 	"github.com/mstage/mstage/engine"
 	"github.com/mstage/mstage/engine/worker"
@@ -174,10 +175,21 @@ func openBackend(ctx context.Context, root string) (b *engine.Backend, err error
 	return &engine.Backend{
 		Layers: store, Mounter: store, Lease: lease, Images: store.Index(), Steps: store.Index(),
 		Seals: store.Index(), Blobs: store.Blobs(), Caches: caches, Runner: lazy,
-		TempDir: filepath.Join(state, "temp"), Sync: store.Sync,
+		TempDir: filepath.Join(state, "temp"), Sync: store.Sync, RunHint: singleUIDHint(),
 		Collect: collector(store, caches),
 		Close:   func() error { return errors.Join(lease.Release(), closeAll(closers)) },
 	}, nil
+}
+
+// singleUIDHint explains a failed chown or setgroups where only one user ID is
+// mapped.
+func singleUIDHint() string {
+	b, err := os.ReadFile("/proc/self/uid_map")
+	fields := strings.Fields(string(b))
+	if err != nil || len(fields) != 3 || fields[2] != "1" {
+		return ""
+	}
+	return "only one user ID is mapped here, so a chown or setgroups in the command fails: " + rootless.Unmapped("other users").Hint
 }
 
 // collector removes what nothing needs, and the cache directories with all.

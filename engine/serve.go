@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"syscall"
-	"time"
 
 	"github.com/mstage/mstage/engine/cache"
 	"github.com/mstage/mstage/engine/executor"
@@ -32,6 +31,9 @@ type Backend struct {
 	Runner  sandbox.Runner
 	// TempDir is a private directory on a tmpfs.
 	TempDir string
+	// RunHint is shown with every RUN that failed, because this host may be why;
+	// "" for none.
+	RunHint string
 	// Sync makes everything that was committed survive a power failure.
 	Sync func(ctx context.Context) error
 	// Collect removes what neither an image nor a lease needs; with all, step
@@ -127,7 +129,7 @@ func (b *Backend) build(ctx context.Context, j *worker.Build, sink progress.Sink
 		Context: files.open, Sink: sink,
 	}, m)
 	if err := errors.Join(err, files.close()); err != nil {
-		return nil, err
+		return nil, b.hinted(err)
 	}
 	img, err := assemble(&j.Plan, results)
 	if err != nil {
@@ -139,6 +141,16 @@ func (b *Backend) build(ctx context.Context, j *worker.Build, sink progress.Sink
 	}
 	_, err = b.Collect(ctx, false)
 	return res, err
+}
+
+// hinted adds RunHint to the failure of a command.
+func (b *Backend) hinted(err error) error {
+	if b.RunHint == "" || !ranAndFailed(err) {
+		return err
+	}
+	f := Describe(err)
+	f.Hint = b.RunHint
+	return f
 }
 
 // deliver keeps the image in the store, when asked to, and writes the outputs.
@@ -181,6 +193,3 @@ func hostEntries(hosts []worker.Host) ([]sandbox.HostEntry, error) {
 	}
 	return entries, nil
 }
-
-// now is a time as layers and images carry it.
-func now() time.Time { return time.Now().UTC().Truncate(time.Second) }

@@ -12,7 +12,6 @@ import (
 	"runtime"
 	"slices"
 
-	"github.com/klauspost/pgzip"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/mstage/mstage/storage"
@@ -24,9 +23,6 @@ import (
 const MediaTypeGzip = "application/vnd.oci.image.layer.v1.tar+gzip"
 
 const (
-	// gzipBlockBytes is fixed because the compressed bytes depend on it; they
-	// don't depend on how many blocks are compressed at once.
-	gzipBlockBytes = 1 << 20
 	// minSealers keeps one layer reading while another waits for the disk.
 	minSealers = 2
 	// maxConfigBytes bounds an image config: far above real ones of a few KiB.
@@ -154,8 +150,8 @@ func compress(ctx context.Context, blobs storage.Blobs, dir string) (seal storag
 	}
 	defer func() { err = errors.Join(err, bw.Close()) }()
 	sum := &hashWriter{w: bw, sum: sha256.New()}
-	zw := pgzip.NewWriter(sum)
-	if err := zw.SetConcurrency(gzipBlockBytes, runtime.NumCPU()+1); err != nil {
+	zw, err := layertar.NewGzipWriter(sum)
+	if err != nil {
 		return seal, err
 	}
 	res, err := layertar.Write(ctx, zw, dir, layertar.WriteOptions{})

@@ -96,6 +96,11 @@ func addAddress(h *netlink.Handle, link netlink.Link, address netip.Prefix, gate
 	if err != nil {
 		return fmt.Errorf("add address %s: %w", address, err)
 	}
+	if address.Addr().Is6() {
+		if err := addLocalRoute(h, index, address.Addr()); err != nil {
+			return err
+		}
+	}
 	err = h.NeighSet(&netlink.Neigh{
 		LinkIndex: index, State: netlink.NUD_PERMANENT, IP: gateway.AsSlice(), HardwareAddr: gatewayMAC,
 	})
@@ -108,6 +113,19 @@ func addAddress(h *netlink.Handle, link netlink.Link, address netip.Prefix, gate
 	}
 	if err := h.RouteAdd(&netlink.Route{LinkIndex: index, Gw: gateway.AsSlice()}); err != nil {
 		return fmt.Errorf("add default route through %s: %w", gateway, err)
+	}
+	return nil
+}
+
+// addLocalRoute makes the kernel accept packets for an IPv6 address now: its
+// own entry comes from a work queue, up to a second after the address.
+func addLocalRoute(h *netlink.Handle, index int, a netip.Addr) error {
+	err := h.RouteAdd(&netlink.Route{
+		LinkIndex: index, Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL,
+		Dst: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())},
+	})
+	if err != nil {
+		return fmt.Errorf("add local route %s: %w", a, err)
 	}
 	return nil
 }

@@ -383,6 +383,37 @@ func TestUDPEchoes(t *testing.T) {
 	})
 }
 
+func TestTheFirstPacketAfterAttachArrives(t *testing.T) {
+	for _, host := range []netip.Addr{hostV4, hostV6} {
+		address := listenUDP(t, netip.AddrPortFrom(host, 0))
+		eachLink(t, func(t *testing.T, w *world) {
+			for i := range 20 {
+				c := w.mustDial(t, "udp", address)
+				if err := c.SetDeadline(time.Now().Add(refusedWithin)); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := io.WriteString(c, "first"); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := c.Read(make([]byte, 10)); err != nil {
+					t.Errorf("%s, attachment %d: got %v, want an answer", host, i, err)
+				}
+				if err := w.att.Close(); err != nil {
+					t.Fatal(err)
+				}
+				att, err := w.network.Attach(t.Context(), w.netns)
+				if err != nil {
+					t.Fatal(err)
+				}
+				w.att = att
+			}
+			if err := w.att.Close(); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
 func listenUDP(t testing.TB, address netip.AddrPort) string {
 	t.Helper()
 	c, err := net.ListenPacket("udp", address.String())

@@ -10,6 +10,7 @@ package runc
 import (
 	"context"
 	"crypto/rand"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"io"
@@ -66,6 +67,9 @@ func init() { Init() }
 // on a tmpfs that only this process and its children see. Close releases it.
 func New(stateDir string, o Options) (*Runner, error) {
 	logTo(o.Warn)
+	if err := checkStatic("/proc/self/exe"); err != nil {
+		return nil, err
+	}
 	ids, err := readIDMappings()
 	if err != nil {
 		return nil, err
@@ -87,6 +91,23 @@ func New(stateDir string, o Options) (*Runner, error) {
 // Close disconnects the network namespaces. No Run may be under way.
 func (r *Runner) Close() error {
 	return errors.Join(r.slots.close(), r.exe.Close())
+}
+
+// checkStatic refuses a program that needs a dynamic loader: the sandbox starts
+// it in the image's root file system, which has none or a foreign one.
+func checkStatic(path string) error {
+	program, err := elf.Open(path)
+	if err != nil {
+		return fmt.Errorf("read this program: %w", err)
+	}
+	defer program.Close()
+	for _, segment := range program.Progs {
+		if segment.Type == elf.PT_INTERP {
+			return errors.New("this program is linked dynamically, sandboxes need a static one: " +
+				`build it with -ldflags '-linkmode external -extldflags "-static"'`)
+		}
+	}
+	return nil
 }
 
 // logTo makes libcontainer's logger, which is logrus's global one, quiet.
@@ -144,7 +165,10 @@ func (r *Runner) Run(ctx context.Context, s sandbox.Spec) error {
 		return errors.Join(fmt.Errorf("create sandbox: %w", err), room.close())
 	}
 	err = r.runIn(ctx, container, s)
-	return errors.Join(err, destroy(container), room.close())
+	if cleanup := errors.Join(destroy(container), room.close()); cleanup != nil {
+		return errors.Join(err, cleanup)
+	}
+	return err
 }
 
 func destroy(c *libcontainer.Container) error {

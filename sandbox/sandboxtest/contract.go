@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
 	"strings"
 	"testing"
 
@@ -84,10 +85,10 @@ func testCancel(t *testing.T, b bed) {
 // testConcurrent ends only if both commands run at the same time: each reads
 // what the other writes.
 func testConcurrent(t *testing.T, b bed) {
-	leftIn, leftOut := io.Pipe()
-	rightIn, rightOut := io.Pipe()
+	leftIn, leftOut := pipe(t)
+	rightIn, rightOut := pipe(t)
 	done := make(chan error, 2)
-	talk := func(first string, in io.Reader, out *io.PipeWriter) {
+	talk := func(first string, in, out *os.File) {
 		err := b.runner.Run(t.Context(), b.fill(sandbox.Spec{
 			Args: []string{"sh", "-c", first}, Stdin: in, Stdout: out}))
 		out.Close()
@@ -100,6 +101,15 @@ func testConcurrent(t *testing.T, b bed) {
 			t.Error(err)
 		}
 	}
+}
+
+func pipe(t *testing.T) (r, w *os.File) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close() })
+	return r, w
 }
 
 // bed is one runner under test.

@@ -69,6 +69,7 @@ func (s *Store) collect(ctx context.Context, o GCOptions) (GCReport, error) {
 	return r, errors.Join(
 		s.delete(ctx, r.Layers),
 		s.collectStaged(ctx, &r),
+		s.collectCatalog(ctx),
 		s.collectTemp(&r),
 		s.collectBlobs(ctx, ls, &r))
 }
@@ -285,7 +286,9 @@ func (s *Store) removeUnknown(ctx context.Context) error {
 	return s.removeDanglingLinks()
 }
 
-// removeDanglingLinks removes the driver's short names of layers that are gone.
+// removeDanglingLinks removes the driver's short names of layers that are
+// gone. The caller has lockSync, so that no commit is between removing the
+// empty directory of a layer and moving the full one there.
 func (s *Store) removeDanglingLinks() error {
 	links := filepath.Join(s.driverDir(), "l")
 	entries, err := os.ReadDir(links)
@@ -294,10 +297,68 @@ func (s *Store) removeDanglingLinks() error {
 	}
 	for _, e := range entries {
 		path := filepath.Join(links, e.Name())
-		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-			if err := os.Remove(path); err != nil {
-				return err
-			}
+		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// restoreLinks makes the driver's short names that are missing. The driver
+// loses them all when it deletes the layer of a process that was killed before
+// it had written the file with that layer's short name: it takes the empty
+// name for the directory of names itself.
+func (s *Store) restoreLinks(ctx context.Context) error {
+	links := filepath.Join(s.driverDir(), "l")
+	if err := os.MkdirAll(links, 0o755); err != nil {
+		return err
+	}
+	all, err := s.All(ctx)
+	if err != nil {
+		return err
+	}
+	for _, id := range all {
+		name, err := os.ReadFile(filepath.Join(s.driverDir(), string(id), "link"))
+		if err != nil || len(name) == 0 || filepath.Base(string(name)) != string(name) {
+			continue // being made or deleted by another process
+		}
+		err = os.Symlink(filepath.Join("..", string(id), "diff"), filepath.Join(links, string(name)))
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// catalogWriteTime is how long containers/storage takes at the very most to
+// write its list of layers to a temporary file.
+const catalogWriteTime = time.Minute
+
+// collectCatalog removes what a process that was killed within containers/storage
+// leaves and containers/storage itself does not find.
+func (s *Store) collectCatalog(ctx context.Context) error {
+	lock, err := s.lock(ctx, lockSync, layout.Exclusive)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(s.restoreLinks(ctx), s.removeDanglingLinks(), lock.Unlock()); err != nil {
+		return err
+	}
+	dir := filepath.Dir(s.catalogFile())
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, e := range entries {
+		fi, err := e.Info()
+		if err != nil || !strings.HasPrefix(e.Name(), ".tmp-") || time.Since(fi.ModTime()) < catalogWriteTime {
+			continue // gone by now, or not what we look for
+		}
+		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
 	}
 	return nil

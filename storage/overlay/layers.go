@@ -167,11 +167,21 @@ func (st *staged) Discard() error {
 	}
 	st.over = true
 	// First the trees, without the catalogue's lock that the rest needs.
-	err := errors.Join(removeAll(st.out.Target), removeAll(st.work), st.store.catalog.CleanupStagedLayer(st.out))
+	err := errors.Join(removeAll(st.out.Target), removeAll(st.work), st.cleanup())
 	if err != nil {
 		return fmt.Errorf("discard staged layer: %w", err)
 	}
 	return nil
+}
+
+// cleanup removes the staging directory, under the lock that keeps a
+// collection from meeting it without its owner file.
+func (st *staged) cleanup() error {
+	lock, err := st.store.lock(context.Background(), lockStage, layout.Shared)
+	if err != nil {
+		return err
+	}
+	return errors.Join(st.store.catalog.CleanupStagedLayer(st.out), lock.Unlock())
 }
 
 // commitTries bounds how often Commit meets a layer of its name that is being

@@ -329,6 +329,32 @@ func tree(t *testing.T, root string) []string {
 	return paths
 }
 
+// TestTheDriversLinksAreRestored has the state of a process that was killed
+// between making and writing the driver's link file.
+func TestTheDriversLinksAreRestored(t *testing.T) {
+	root := newRoot(t)
+	s := open(t, root)
+	layer := record(t, s, "kept", 1)
+	half := storagetest.Commit(t, s, "half", nil)
+	driver := filepath.Join(s.Layout().Graph(), "overlay")
+	if err := os.Truncate(filepath.Join(driver, string(half), "link"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Remove(t.Context(), half); err != nil {
+		t.Fatal(err)
+	}
+	wantMissing(t, filepath.Join(driver, "l")) // else the driver was mended, and restoreLinks can go
+	gc(t, s, overlay.GCOptions{})
+	name, err := os.ReadFile(filepath.Join(driver, string(layer.ID), "link"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(driver, "l", string(name))); err != nil {
+		t.Error(err)
+	}
+	wantSound(t, s)
+}
+
 func TestAnUncleanEndOfTheMachineDropsWhatWasNotSynced(t *testing.T) {
 	root := newRoot(t)
 	s := open(t, root)

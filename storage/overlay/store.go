@@ -201,8 +201,8 @@ const (
 	// lockCollect: shared while a lease is extended, exclusive while layers are
 	// condemned.
 	lockCollect = "collect"
-	// lockStage: shared while a staging directory gets its owner, exclusive
-	// while abandoned ones are moved away.
+	// lockStage: shared while a staging directory gets its owner and while it is
+	// removed, exclusive while abandoned ones are moved away.
 	lockStage = "stage"
 	// lockSync: shared while a layer is committed, exclusive while the list of
 	// synced layers changes.
