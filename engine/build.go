@@ -158,13 +158,33 @@ func (e *Engine) fromCache(ctx context.Context, r Request, p *plan.Plan) (*Build
 	if err != nil {
 		return nil, err
 	}
-	if err := e.o.Index.PutImage(ctx, img, r.Names...); err != nil {
-		if errors.Is(err, storage.ErrNotFound) {
-			return nil, nil // a layer was collected meanwhile: build it again
-		}
+	kept, err := e.keep(ctx, img, r.Names)
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil, nil // a layer was collected meanwhile: build it again
+	}
+	if err != nil {
 		return nil, err
 	}
-	return &BuildResult{Image: img, Names: r.Names, Cached: true}, nil
+	return &BuildResult{Image: kept, Names: r.Names, Cached: true}, nil
+}
+
+// keep puts the image into the store under its names, unless it is there with
+// them already: then nothing is written. It returns the image as the store has
+// it, seals included.
+func (e *Engine) keep(ctx context.Context, img storage.Image, names []string) (storage.Image, error) {
+	known, err := e.o.Index.Image(ctx, img.ID)
+	found := err == nil
+	for _, name := range names {
+		named, err := e.o.Index.ByName(ctx, name)
+		found = found && err == nil && named.ID == img.ID
+	}
+	if found {
+		return known, nil
+	}
+	if err := e.o.Index.PutImage(ctx, img, names...); err != nil {
+		return img, err
+	}
+	return img, e.o.Index.Sync(ctx)
 }
 
 // context is the build context as the worker is told.

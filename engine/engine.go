@@ -21,6 +21,8 @@ import (
 type Index interface {
 	storage.Images
 	storage.Steps
+	// Sync makes what was written survive a power failure.
+	Sync(ctx context.Context) error
 }
 
 // Options are what an Engine is made of. All fields are required unless they

@@ -20,6 +20,7 @@ type buildFlags struct {
 	file         string
 	names        []string
 	target       string
+	platform     string
 	buildArgs    []string
 	labels       []string
 	secrets      []string
@@ -54,10 +55,14 @@ image ID is printed on standard output, everything else on standard error.`,
   mstage build -o rootfs .`,
 		Args: arguments(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkRefused(cmd); err != nil {
+				return err
+			}
 			return c.build(cmd.Context(), &f, args[0])
 		},
 	}
 	f.register(cmd)
+	registerRefused(cmd)
 	return cmd
 }
 
@@ -83,6 +88,7 @@ func (f *buildFlags) registerPlan(cmd *cobra.Command) {
 	fs := cmd.Flags()
 	fs.StringVarP(&f.file, "file", "f", "", "the Dockerfile, - for standard input (default CONTEXT/Dockerfile)")
 	fs.StringVar(&f.target, "target", "", "stage to build, by name or index (default the last)")
+	fs.StringVar(&f.platform, "platform", "", "`OS/ARCH`; only this host's is supported yet")
 	fs.StringArrayVar(&f.buildArgs, "build-arg", nil, "`NAME[=VALUE]` for ARG; without = from the environment")
 	fs.StringArrayVar(&f.labels, "label", nil, "`KEY=VALUE` for the image")
 	fs.StringVar(&f.network, "network", "default", "network of RUN: default, none or host")

@@ -31,6 +31,9 @@ func usagef(format string, args ...any) error {
 // and the flags that change the plan. cleanup removes what was unpacked.
 func (c *cli) request(ctx context.Context, f *buildFlags, contextArg string) (r engine.Request, cleanup func() error, err error) {
 	cleanup = func() error { return nil }
+	if err := checkPlatform(f.platform); err != nil {
+		return r, cleanup, err
+	}
 	if r.BuildArgs, err = c.buildArgs(f.buildArgs); err != nil {
 		return r, cleanup, err
 	}

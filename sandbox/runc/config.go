@@ -90,6 +90,9 @@ func (r *Runner) config(id string, s sandbox.Spec, slot *slot, room *room) (*con
 		if err != nil {
 			return nil, err
 		}
+		if err := makeMountPoint(s.Rootfs, target); err != nil {
+			return nil, err
+		}
 		mounts = append(mounts, bind(filepath.Join(room.dir, name), target, false))
 	}
 	for _, m := range s.Mounts {
@@ -197,4 +200,26 @@ func throughLinks(root, name string) (string, error) {
 		}
 	}
 	return "", startError(codeNotExecutable, "%s: %w", name, unix.ELOOP)
+}
+
+// makeMountPoint makes the file that a bind mount covers. libcontainer would
+// too, but fails when another sandbox on the same root makes it first.
+func makeMountPoint(root, name string) error {
+	dir, err := os.OpenRoot(root)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	name = strings.TrimPrefix(name, "/")
+	if _, err := dir.Lstat(name); err == nil {
+		return nil
+	}
+	if err := dir.MkdirAll(path.Dir(name), 0o755); err != nil {
+		return nil // a parent is a link that leaves root: libcontainer confines it
+	}
+	f, err := dir.OpenFile(name, os.O_CREATE|os.O_RDONLY, 0o644)
+	if err != nil {
+		return fmt.Errorf("make mount point /%s: %w", name, err)
+	}
+	return f.Close()
 }

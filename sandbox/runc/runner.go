@@ -13,18 +13,15 @@ import (
 	"debug/elf"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync"
 	"syscall"
 
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/exeseal"
 	_ "github.com/opencontainers/runc/libcontainer/nsenter" // the C half of libcontainer's init
-	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/mstage/mstage/sandbox"
@@ -35,7 +32,8 @@ type Options struct {
 	// Network serves sandbox.NetworkDefault; nil refuses that mode.
 	Network sandbox.Network
 	// Warn receives what libcontainer logs as a warning or worse; nil drops it.
-	// It may be called concurrently.
+	// It may be called concurrently. The latest Runner's is in use, because
+	// libcontainer has one logger for the process.
 	Warn func(message string)
 }
 
@@ -66,7 +64,6 @@ func init() { Init() }
 // New returns a Runner that keeps its state in stateDir, an existing directory
 // on a tmpfs that only this process and its children see. Close releases it.
 func New(stateDir string, o Options) (*Runner, error) {
-	logTo(o.Warn)
 	if err := checkStatic("/proc/self/exe"); err != nil {
 		return nil, err
 	}
@@ -83,6 +80,7 @@ func New(stateDir string, o Options) (*Runner, error) {
 	if err != nil {
 		return nil, fmt.Errorf("seal this program: %w", err)
 	}
+	warnings.set(o.Warn)
 	r := &Runner{stateDir: stateDir, network: o.Network, ids: ids, exe: exe}
 	r.slots = slotPool{dir: filepath.Join(stateDir, "slots"), network: o.Network, ids: ids}
 	return r, nil
@@ -90,6 +88,7 @@ func New(stateDir string, o Options) (*Runner, error) {
 
 // Close disconnects the network namespaces. No Run may be under way.
 func (r *Runner) Close() error {
+	warnings.set(nil)
 	return errors.Join(r.slots.close(), r.exe.Close())
 }
 
@@ -107,27 +106,6 @@ func checkStatic(path string) error {
 				`build it with -ldflags '-linkmode external -extldflags "-static"'`)
 		}
 	}
-	return nil
-}
-
-// logTo makes libcontainer's logger, which is logrus's global one, quiet.
-var logOnce sync.Once
-
-func logTo(warn func(string)) {
-	logOnce.Do(func() { logrus.SetOutput(io.Discard) })
-	if warn != nil {
-		logrus.AddHook(logHook(warn))
-	}
-}
-
-type logHook func(string)
-
-func (logHook) Levels() []logrus.Level {
-	return []logrus.Level{logrus.PanicLevel, logrus.FatalLevel, logrus.ErrorLevel, logrus.WarnLevel}
-}
-
-func (h logHook) Fire(e *logrus.Entry) error {
-	h(e.Message)
 	return nil
 }
 

@@ -26,6 +26,7 @@ func TestRunner(t *testing.T, open func(t *testing.T) (runner sandbox.Runner, ro
 		"/dev is docker's":                          checkDevices,
 		"users and groups are numbers":              checkUsers,
 		"setuid programs gain their owner's rights": checkSetuid,
+		"system calls are docker's or unknown":      checkSystemCalls,
 		"hosts, names and resolvers are written":    checkEtc,
 		"limits are set, or refused":                checkUlimits,
 		"binds and tmpfs mounts are made":           checkMounts,
@@ -132,7 +133,7 @@ func checkSurroundings(b bed) {
 	b.wantOutput(sandbox.Spec{Env: []string{"PATH=/bin", "A=b c"}}, "unset SHLVL PWD; env | sort | xargs", "A=b c PATH=/bin")
 	b.wantOutput(sandbox.Spec{Dir: "/tmp"}, "pwd", "/tmp")
 	b.wantOutput(sandbox.Spec{}, "echo $$", "1")
-	b.wantOutput(sandbox.Spec{}, "ls -l /proc/self/fd | grep -c -e memfd -e mstage", "0")
+	b.wantOutput(sandbox.Spec{}, "ls -l /proc/self/fd 2>/dev/null | grep -c -e memfd -e mstage || true", "0")
 	b.wantOutput(sandbox.Spec{}, "readlink /proc/self/fd/0", "/dev/null")
 }
 
@@ -144,7 +145,7 @@ func checkDevices(b bed) {
 		"/proc/self/fd /proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2 pts/ptmx")
 	b.wantOutput(sandbox.Spec{}, "echo x >/dev/full 2>&1 || echo no", "no")
 	b.wantOutput(sandbox.Spec{}, "touch /dev/own && ls /dev | grep own", "own")
-	b.wantOutput(sandbox.Spec{}, "ls /dev | grep -c own", "0")
+	b.wantOutput(sandbox.Spec{}, "ls /dev | grep -c own || true", "0")
 	b.wantOutput(sandbox.Spec{User: sandbox.User{UID: 1000, GID: 1000}}, "echo hi >/dev/stdout", "hi")
 }
 
@@ -154,12 +155,6 @@ func checkUsers(b bed) {
 	b.wantOutput(s, "id -u; id -g; id -G", "1000\n1001\n1001 7 2000")
 	b.wantOutput(sandbox.Spec{}, "touch /tmp/o && chown 33:44 /tmp/o && stat -c %u:%g /tmp/o", "33:44")
 	b.wantOutput(s, "cat /proc/1/environ | tr -d '\\0'", "PATH=/bin")
-}
-
-func checkSetuid(b bed) {
-	b.wantOutput(sandbox.Spec{}, "cp /bin/busybox /bin/suid-id && chmod 4755 /bin/suid-id && echo made", "made")
-	user := sandbox.Spec{User: sandbox.User{UID: 1000, GID: 1000}}
-	b.wantOutput(user, "exec -a id /bin/suid-id id -u", "0")
 }
 
 func checkEtc(b bed) {
@@ -172,7 +167,7 @@ func checkEtc(b bed) {
 	b.wantOutput(s, "awk '/localhost|test/ {print $1, $2}' /etc/hosts",
 		"127.0.0.1 localhost\n::1 localhost\n192.0.2.7 mirror.test\n2001:db8::7 six.test")
 	b.wantOutput(s, "grep -cw box /etc/hosts", "1")
-	b.wantOutput(s, "grep -c '^nameserver 127' /etc/resolv.conf", "0")
+	b.wantOutput(s, "grep -c '^nameserver 127' /etc/resolv.conf || true", "0")
 	b.wantOutput(s, "stat -c %a /etc/hosts /etc/resolv.conf | xargs", "644 644")
 	got := b.runSpec(sandbox.Spec{Args: []string{"true"}, Hostname: "two words"})
 	b.wantStartError(got.err, 126)

@@ -1,0 +1,59 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/mstage/mstage"
+	"github.com/mstage/mstage/engine/stage"
+)
+
+// refusedFlags are flags of `docker build` and `buildah build` that fingers
+// know and that can't be honoured yet, with what to do instead.
+var refusedFlags = map[string]string{
+	"build-context": "copy the directory into the context, or import it as an image and use COPY --from",
+	"ssh":           "RUN --mount=type=secret gives a RUN a key",
+	"pull":          "import the base image again",
+	"push":          "-o type=oci,dest=FILE writes an archive that skopeo can push",
+	"load":          "-o type=docker,dest=- writes an archive for docker load",
+	"cache-from":    "results are kept in the store; --root chooses it",
+	"cache-to":      "results are kept in the store; --root chooses it",
+	"attest":        "",
+	"provenance":    "",
+	"sbom":          "",
+	"annotation":    "--label is kept in the image's config",
+}
+
+// registerRefused declares the flags that are only refused.
+func registerRefused(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	for name := range refusedFlags {
+		fs.StringArray(name, nil, "not supported yet")
+		fs.Lookup(name).NoOptDefVal = "true"
+		fs.Lookup(name).Hidden = true
+	}
+}
+
+// checkRefused refuses a flag that can't be honoured.
+func checkRefused(cmd *cobra.Command) error {
+	for name, hint := range refusedFlags {
+		if f := cmd.Flags().Lookup(name); f != nil && f.Changed {
+			return &usageError{message: "--" + name + " is not supported yet", hint: hint, command: cmd.CommandPath()}
+		}
+	}
+	return nil
+}
+
+// checkPlatform accepts --platform when it is what this host builds for.
+func checkPlatform(value string) error {
+	if value == "" {
+		return nil
+	}
+	p, err := stage.ParsePlatform(value)
+	if err != nil {
+		return &usageError{message: "--platform " + value + ": " + err.Error(), hint: "as linux/amd64"}
+	}
+	if host := stage.HostPlatform(); p.OS != host.OS || p.Arch != host.Arch {
+		return &usageError{message: "--platform " + value + ": another platform than this host's is not supported yet", hint: "this host builds for " + mstage.Platform()}
+	}
+	return nil
+}
