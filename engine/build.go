@@ -148,8 +148,9 @@ func (e *Engine) fromCache(ctx context.Context, r Request, p *plan.Plan) (*Build
 		return nil, nil
 	}
 	files := &contextFiles{context: e.context(r)}
+	steps := &cache.Cache{Steps: e.o.Index}
 	results, hit, err := executor.Probe(ctx, executor.Options{
-		Plan: p, Cache: &cache.Cache{Steps: e.o.Index}, Context: files.open, Sink: r.Sink,
+		Plan: p, Cache: steps, Context: files.open, Sink: r.Sink,
 	})
 	if err := errors.Join(err, files.close()); err != nil || !hit {
 		return nil, err
@@ -163,6 +164,9 @@ func (e *Engine) fromCache(ctx context.Context, r Request, p *plan.Plan) (*Build
 		return nil, nil // a layer was collected meanwhile: build it again
 	}
 	if err != nil {
+		return nil, err
+	}
+	if err := e.o.Index.Touch(ctx, steps.Hits()...); err != nil {
 		return nil, err
 	}
 	return &BuildResult{Image: kept, Names: r.Names, Cached: true}, nil

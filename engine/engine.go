@@ -21,6 +21,8 @@ import (
 type Index interface {
 	storage.Images
 	storage.Steps
+	// Touch marks step results as used, for the collector's choice.
+	Touch(ctx context.Context, keys ...storage.Digest) error
 	// Sync makes what was written survive a power failure.
 	Sync(ctx context.Context) error
 }

@@ -34,6 +34,8 @@ type Backend struct {
 	// RunHint is shown with every RUN that failed, because this host may be why;
 	// "" for none.
 	RunHint string
+	// Touch marks step results as used, for the collector's choice.
+	Touch func(ctx context.Context, keys ...storage.Digest) error
 	// Sync makes everything that was committed survive a power failure.
 	Sync func(ctx context.Context) error
 	// Collect removes what neither an image nor a lease needs; with all, step
@@ -124,9 +126,9 @@ func (b *Backend) build(ctx context.Context, j *worker.Build, sink progress.Sink
 	m.Secrets, m.CABundle = j.Secrets, j.CABundle
 	m.Slots = make(chan struct{}, max(1, j.Runs))
 	files := &contextFiles{context: j.Context}
+	steps := &cache.Cache{Steps: b.Steps, Disabled: j.NoCache}
 	results, err := executor.Run(ctx, executor.Options{
-		Plan: &j.Plan, Cache: &cache.Cache{Steps: b.Steps, Disabled: j.NoCache},
-		Context: files.open, Sink: sink,
+		Plan: &j.Plan, Cache: steps, Context: files.open, Sink: sink,
 	}, m)
 	if err := errors.Join(err, files.close()); err != nil {
 		return nil, b.hinted(err)
@@ -137,6 +139,9 @@ func (b *Backend) build(ctx context.Context, j *worker.Build, sink progress.Sink
 	}
 	res := &worker.Result{Image: &img}
 	if err := b.deliver(ctx, j, res, sink); err != nil {
+		return nil, err
+	}
+	if err := b.Touch(ctx, steps.Hits()...); err != nil {
 		return nil, err
 	}
 	_, err = b.Collect(ctx, false)

@@ -28,8 +28,10 @@ func registerRefused(cmd *cobra.Command) {
 	fs := cmd.Flags()
 	for name := range refusedFlags {
 		fs.StringArray(name, nil, "not supported yet")
-		fs.Lookup(name).NoOptDefVal = "true"
 		fs.Lookup(name).Hidden = true
+	}
+	for _, name := range []string{"pull", "push", "load", "provenance", "sbom"} {
+		fs.Lookup(name).NoOptDefVal = "true" // these need no value
 	}
 }
 

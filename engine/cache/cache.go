@@ -3,6 +3,8 @@ package cache
 
 import (
 	"context"
+	"slices"
+	"sync"
 
 	"github.com/mstage/mstage/engine/plan"
 	"github.com/mstage/mstage/storage"
@@ -15,6 +17,16 @@ type Cache struct {
 	// Disabled makes every look-up a miss; results are recorded all the same
 	// (--no-cache).
 	Disabled bool
+
+	mu   sync.Mutex
+	hits []storage.Digest // guarded by mu
+}
+
+// Hits returns the keys that were found so far, for marking them as used.
+func (c *Cache) Hits() []storage.Digest {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.hits)
 }
 
 // Find returns what the step with this key left behind; ok is false on a miss.
@@ -22,7 +34,13 @@ func (c *Cache) Find(ctx context.Context, key storage.Digest) (storage.StepRecor
 	if c.Disabled {
 		return storage.StepRecord{}, false, nil
 	}
-	return c.Steps.Step(ctx, key)
+	rec, ok, err := c.Steps.Step(ctx, key)
+	if ok {
+		c.mu.Lock()
+		c.hits = append(c.hits, key)
+		c.mu.Unlock()
+	}
+	return rec, ok, err
 }
 
 // Record keeps a result under its keys. A COPY --from is also kept by its

@@ -192,6 +192,8 @@ func (h host) stepError(step uint32, errno syscall.Errno, rung Rung) error {
 	switch {
 	case step == stepProc && denied:
 		return causeProcMasked.err(errno)
+	case step == stepOverlay:
+		return causeOverlay.err(errno)
 	case step == stepTmpfs:
 		return fmt.Errorf("mount tmpfs on state directory: %w", errno)
 	case step == stepReexec:

@@ -71,6 +71,8 @@ type Options struct {
 	SameGroup bool
 	// Rung forces one; RungAuto finds it.
 	Rung Rung
+
+	probe bool // try an overlay and end
 }
 
 // Worker is a running worker. Its methods may be called concurrently.
@@ -210,21 +212,23 @@ func (w *Worker) enter(ctx context.Context, o Options, maps idMaps) error {
 	if err != nil {
 		return err
 	}
-	if _, err := w.sync.Write(setupMessage(goOn, o.StateDir, !o.SameGroup)); err != nil {
+	if _, err := w.sync.Write(setupMessage(goOn, o)); err != nil {
 		return fmt.Errorf("set worker up: %w", err)
 	}
 	return w.awaitReady(ctx)
 }
 
-func setupMessage(goOn byte, stateDir string, ownGroup bool) []byte {
-	group := uint32(0)
-	if ownGroup {
-		group = 1
-	}
+func setupMessage(goOn byte, o Options) []byte {
 	b := []byte{goOn}
-	b = binary.NativeEndian.AppendUint32(b, group)
-	b = binary.NativeEndian.AppendUint32(b, uint32(len(stateDir)))
-	return append(b, stateDir...)
+	for _, flag := range []bool{!o.SameGroup, o.probe} {
+		v := uint32(0)
+		if flag {
+			v = 1
+		}
+		b = binary.NativeEndian.AppendUint32(b, v)
+	}
+	b = binary.NativeEndian.AppendUint32(b, uint32(len(o.StateDir)))
+	return append(b, o.StateDir...)
 }
 
 func (w *Worker) awaitReady(ctx context.Context) error {

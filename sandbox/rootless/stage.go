@@ -13,8 +13,8 @@ const (
 
 	stepReady  = C.MSTAGE_STEP_READY
 	stepReexec = C.MSTAGE_STEP_REEXEC
-	stepSetuid = C.MSTAGE_STEP_SETUID
-	stepSlave  = C.MSTAGE_STEP_SLAVE
 	stepProc   = C.MSTAGE_STEP_PROC
 	stepTmpfs  = C.MSTAGE_STEP_TMPFS
+
+	stepOverlay = C.MSTAGE_STEP_OVERLAY
 )

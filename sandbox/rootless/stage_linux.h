@@ -27,6 +27,7 @@ enum mstage_step {
 	MSTAGE_STEP_PROC,
 	MSTAGE_STEP_TMPFS,
 	MSTAGE_STEP_FORK,
+	MSTAGE_STEP_OVERLAY,
 };
 
 struct mstage_status {
@@ -36,6 +37,7 @@ struct mstage_status {
 
 struct mstage_setup {
 	uint32_t set_group;
+	uint32_t probe; // try an overlay in the state directory, and end
 	uint32_t state_dir_len;
 };
 
