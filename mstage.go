@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/mstage/mstage/engine"
@@ -208,8 +209,8 @@ func collector(store *overlay.Store, caches cachedir.Dirs) func(ctx context.Cont
 // closeAll closes in reverse order.
 func closeAll(closers []io.Closer) error {
 	var err error
-	for i := len(closers) - 1; i >= 0; i-- {
-		err = errors.Join(err, closers[i].Close())
+	for _, closer := range slices.Backward(closers) {
+		err = errors.Join(err, closer.Close())
 	}
 	return err
 }

@@ -39,17 +39,14 @@ func (e *Interrupted) Error() string { return "canceled: " + e.Signal.String() }
 
 // Describe turns an error into what the user gets to see and the exit code.
 func Describe(err error) *worker.Failure {
-	var failure *worker.Failure
-	if errors.As(err, &failure) {
+	if failure, ok := errors.AsType[*worker.Failure](err); ok {
 		return failure
 	}
 	f := &worker.Failure{Message: err.Error(), Code: exitCode(err), Hint: hint(err)}
-	var step *executor.StepError
-	if errors.As(err, &step) {
+	if step, ok := errors.AsType[*executor.StepError](err); ok {
 		f.Vertex, f.Pos = step.Vertex, &step.Step.Pos
 	}
-	var text *dockerfile.Error
-	if errors.As(err, &text) {
+	if text, ok := errors.AsType[*dockerfile.Error](err); ok {
 		f.Message, f.Hint, f.Rendered = text.Message, text.Hint, text.Render()
 	}
 	return f

@@ -37,12 +37,10 @@ func (b *Backend) run(ctx context.Context, j *worker.Run, resize <-chan [2]uint1
 		})
 	}
 	err = executor.Command(ctx, b.machine(hosts), j.Image.Layers, &j.Command, o)
-	var exit *sandbox.ExitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*sandbox.ExitError](err); ok {
 		return &worker.Result{ExitCode: exit.Code}, nil
 	}
-	var start *sandbox.StartError
-	if errors.As(err, &start) {
+	if start, ok := errors.AsType[*sandbox.StartError](err); ok {
 		return nil, &worker.Failure{Message: err.Error(), Code: start.Code}
 	}
 	return &worker.Result{}, err
@@ -103,8 +101,7 @@ func unshare(ctx context.Context, j *worker.Unshare) (*worker.Result, error) {
 	cmd := exec.CommandContext(ctx, j.Args[0], j.Args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	err := cmd.Run()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		return &worker.Result{ExitCode: exit.ExitCode()}, nil
 	}
 	return &worker.Result{}, err

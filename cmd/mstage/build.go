@@ -260,8 +260,7 @@ func writeFile(name string, data []byte) error {
 
 // outputError is the usage error for a -o that can't be honoured.
 func outputError(err error) error {
-	var bad *export.OutputError
-	if errors.As(err, &bad) {
+	if bad, ok := errors.AsType[*export.OutputError](err); ok {
 		return &usageError{message: bad.Error(), hint: bad.Hint}
 	}
 	return err

@@ -100,8 +100,7 @@ func writeRows[R any](w io.Writer, f outputFormat, headers map[string]string, ro
 func writeLine(w io.Writer, tmpl *template.Template, data any) error {
 	var line strings.Builder
 	if err := tmpl.Execute(&line, data); err != nil {
-		var exec template.ExecError
-		if errors.As(err, &exec) {
+		if _, ok := errors.AsType[template.ExecError](err); ok {
 			return &usageError{message: "invalid --format: " + strings.TrimPrefix(err.Error(), "template: ")}
 		}
 		return err
@@ -114,8 +113,8 @@ func writeLine(w io.Writer, tmpl *template.Template, data any) error {
 // terminal's cursor or end a line: they come from images of anybody.
 func printableFields[R any](row R) R {
 	v := reflect.ValueOf(&row).Elem()
-	for i := range v.NumField() {
-		if f := v.Field(i); f.Kind() == reflect.String {
+	for _, f := range v.Fields() {
+		if f := f; f.Kind() == reflect.String {
 			f.SetString(printable(f.String()))
 		}
 	}

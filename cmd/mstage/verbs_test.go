@@ -64,7 +64,7 @@ func newStore(t *testing.T) *index.Index {
 }
 
 // mstage runs the program and returns what it wrote and its exit code.
-func mstage(args ...string) (stdout, stderr string, code int) {
+func mstageRun(args ...string) (stdout, stderr string, code int) {
 	var out, errs bytes.Buffer
 	code = run(append([]string{"mstage"}, args...), strings.NewReader(""), &out, &errs)
 	return out.String(), errs.String(), code
@@ -73,7 +73,7 @@ func mstage(args ...string) (stdout, stderr string, code int) {
 // succeed runs the program, which must exit with 0 and nothing on stderr.
 func succeed(t *testing.T, args ...string) string {
 	t.Helper()
-	stdout, stderr, code := mstage(args...)
+	stdout, stderr, code := mstageRun(args...)
 	if code != engine.ExitOK || stderr != "" {
 		t.Fatalf("mstage %q: got exit code %d and %q on stderr, want 0 and nothing", args, code, stderr)
 	}
@@ -220,7 +220,7 @@ func TestInspectShowsWhatDockerShows(t *testing.T) {
 
 func TestInspectPrintsWhatItFindsAndReportsTheRest(t *testing.T) {
 	newStore(t)
-	stdout, stderr, code := mstage("inspect", "--format", "{{.ID}}", "hello", "nowhere")
+	stdout, stderr, code := mstageRun("inspect", "--format", "{{.ID}}", "hello", "nowhere")
 	if code != engine.ExitNotFound || stdout != string(hello.ID)+"\n" || !strings.Contains(stderr, "no such image: nowhere") {
 		t.Errorf("got %q, %q and code %d, want the ID, an error and %d", stdout, stderr, code, engine.ExitNotFound)
 	}
@@ -248,7 +248,7 @@ func TestMistakesHaveAnExitCodeAndAHint(t *testing.T) {
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			stdout, stderr, code := mstage(c.args...)
+			stdout, stderr, code := mstageRun(c.args...)
 			if code != c.code || !strings.Contains(stderr, c.want) {
 				t.Errorf("got code %d and %q, want %d and %q", code, stderr, c.code, c.want)
 			}
@@ -265,7 +265,7 @@ func TestAStoreOfAnotherVersionIsRefused(t *testing.T) {
 	if err := os.WriteFile(layout.Layout{Root: root}.Format(), []byte("mstage store 99\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, stderr, code := mstage("images")
+	_, stderr, code := mstageRun("images")
 	if code != engine.ExitHost || !strings.Contains(stderr, root) || !strings.Contains(stderr, "hint: ") {
 		t.Errorf("got code %d and %q, want %d, the directory and a hint", code, stderr, engine.ExitHost)
 	}
@@ -284,7 +284,9 @@ func TestAStoreThatDoesNotExistIsEmptyAndIsNotMade(t *testing.T) {
 func TestTheStoreIsWhereTheFlagOrTheEnvironmentSays(t *testing.T) {
 	env := map[string]string{"MSTAGE_ROOT": "/env", "XDG_DATA_HOME": "/data", "HOME": "/home/me"}
 	steps := []struct{ drop, root, user string }{
-		{"", "/flag", "/flag"}, {"flag", "/env", "/env"}, {"MSTAGE_ROOT", rootStore, "/data/mstage"},
+		{"", "/flag", "/flag"},
+		{"flag", "/env", "/env"},
+		{"MSTAGE_ROOT", rootStore, "/data/mstage"},
 		{"XDG_DATA_HOME", rootStore, "/home/me/.local/share/mstage"},
 	}
 	c := &cli{rootFlag: "/flag", getenv: func(k string) string { return env[k] }}

@@ -72,8 +72,7 @@ func (f *File) explainParser(err error) *Error {
 // explain turns an error of BuildKit's instructions package into ours.
 func (c *converter) explain(err error) *Error {
 	message := reword(err)
-	var unknown *instructions.UnknownInstructionError
-	if errors.As(err, &unknown) {
+	if _, ok := errors.AsType[*instructions.UnknownInstructionError](err); ok {
 		return c.errorf(unknownHint(c.keyword), "unknown instruction: %s", c.line.keyword())
 	}
 	e := c.errorf(c.hint(message), "%s", message)
@@ -162,8 +161,7 @@ func (c *converter) flagAt(name string, skip int) (offset, width int) {
 // reword returns what an error of BuildKit says, without the frames that repeat
 // the line number and without its suggestion, in our style.
 func reword(err error) string {
-	var number *strconv.NumError
-	if errors.As(err, &number) {
+	if number, ok := errors.AsType[*strconv.NumError](err); ok {
 		return fmt.Sprintf("%q is not a number: %v", number.Num, number.Err)
 	}
 	message := strings.TrimPrefix(cause(err).Error(), "Syntax error - ")

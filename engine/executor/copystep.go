@@ -293,8 +293,7 @@ func (w *walk) applyCopy(ctx context.Context, t *task, source *copySource, dir s
 		o.HardLink = source.link
 	}
 	res, err := copy.Apply(ctx, source.sel, copy.Dest{Chain: view, Dir: dir, Path: t.step.Copy.Dest}, o)
-	var conflict *copy.ConflictError
-	if errors.As(err, &conflict) {
+	if _, ok := errors.AsType[*copy.ConflictError](err); ok {
 		err = &FaultError{Err: err}
 	}
 	return res, err

@@ -188,7 +188,7 @@ func (t *localTree) place(p pair, create func(temp string) error) (err error) {
 		return err
 	}
 	err = unix.Renameat(p.to, temp, p.to, p.base)
-	if err == unix.EISDIR {
+	if errors.Is(err, unix.EISDIR) {
 		if err := removeAll(p.to, p.base); err != nil {
 			return err
 		}
@@ -268,7 +268,7 @@ func (p pair) setTimes(temp string) error {
 // come last: a directory may be closed to its owner.
 func (t *localTree) directory(p pair) error {
 	err := unix.Mkdirat(p.to, p.base, 0o700)
-	if err == unix.EEXIST {
+	if errors.Is(err, unix.EEXIST) {
 		err = t.makeRoom(p)
 	}
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime"
 	"strings"
 
@@ -84,9 +85,7 @@ func (m *maker) addLabels() {
 	if c.Labels == nil {
 		c.Labels = map[string]string{}
 	}
-	for k, v := range m.o.Labels {
-		c.Labels[k] = v
-	}
+	maps.Copy(c.Labels, m.o.Labels)
 }
 
 // stage plans one stage and appends it.
@@ -294,8 +293,7 @@ func needs(step Step) []int {
 
 // positioned adds the instruction's place to an error that has none.
 func (s *stageMaker) positioned(in dockerfile.Instruction, err error) error {
-	var text *dockerfile.Error
-	if errors.As(err, &text) {
+	if _, ok := errors.AsType[*dockerfile.Error](err); ok {
 		return s.file().Quote(err)
 	}
 	h := in.Head()

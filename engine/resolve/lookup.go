@@ -169,9 +169,8 @@ func useOf(u stage.Use) pluginapi.Use {
 // refused turns a source's error into one with a place. When a stage above has
 // a name like the word, that is the better advice.
 func (b *binder) refused(index int, s *source, ref stage.Ref, err error) error {
-	var refusal *pluginapi.Error
 	message, hint := fmt.Sprintf("ask %s: %v", s.Name, err), ""
-	if errors.As(err, &refusal) {
+	if refusal, ok := errors.AsType[*pluginapi.Error](err); ok {
 		message, hint = refusal.Message, refusal.Hint
 	}
 	if near, ok := b.suggestion(index, ref.Word.Text); ok {

@@ -59,27 +59,43 @@ func TestBuild(t *testing.T) {
 		want string
 	}{
 		"FROM sees global ARGs": {text: "ARG v=12\nARG image=debian:$v\nFROM $image", want: "0 debian:12"},
-		"a build argument replaces a default": {text: "ARG v=12\nFROM debian:$v",
-			o: Options{BuildArgs: map[string]string{"v": "13"}}, want: "0 debian:13"},
-		"a build argument needs its ARG": {text: "FROM debian:${v:-12}",
-			o: Options{BuildArgs: map[string]string{"v": "13"}}, want: "0 debian:12"},
-		"FROM sees the platform": {text: "FROM --platform=$BUILDPLATFORM x-$TARGETOS-$TARGETARCH$TARGETVARIANT-$TARGETSTAGE AS B",
-			o: Options{Platform: "linux/arm/v6", BuildPlatform: "linux/x86_64"}, want: "0 x-linux-armv6-b on linux/amd64"},
-		"a build argument replaces the platform": {text: "FROM $TARGETARCH",
-			o: Options{Platform: "linux/amd64", BuildArgs: map[string]string{"TARGETARCH": "mine"}}, want: "0 mine"},
+		"a build argument replaces a default": {
+			text: "ARG v=12\nFROM debian:$v",
+			o:    Options{BuildArgs: map[string]string{"v": "13"}}, want: "0 debian:13",
+		},
+		"a build argument needs its ARG": {
+			text: "FROM debian:${v:-12}",
+			o:    Options{BuildArgs: map[string]string{"v": "13"}}, want: "0 debian:12",
+		},
+		"FROM sees the platform": {
+			text: "FROM --platform=$BUILDPLATFORM x-$TARGETOS-$TARGETARCH$TARGETVARIANT-$TARGETSTAGE AS B",
+			o:    Options{Platform: "linux/arm/v6", BuildPlatform: "linux/x86_64"}, want: "0 x-linux-armv6-b on linux/amd64",
+		},
+		"a build argument replaces the platform": {
+			text: "FROM $TARGETARCH",
+			o:    Options{Platform: "linux/amd64", BuildArgs: map[string]string{"TARGETARCH": "mine"}}, want: "0 mine",
+		},
 		"FROM names an earlier stage in any case": {text: "FROM a AS Build\nFROM BUILD", want: "0 a\n1 BUILD =0"},
 		"the last stage of a name counts":         {text: "FROM a AS x\nFROM b AS x\nFROM x AS x\nFROM x", want: "0 a\n1 b\n2 x =1\n3 x =2"},
 		"FROM names a stage by index":             {text: "FROM a\nFROM 0\nFROM 2", want: "0 a\n1 0 =0\n2 2"},
 		"scratch is nothing":                      {text: "FROM a AS scratch\nFROM scratch", want: "0 a\n1 scratch"},
-		"COPY and mounts refer to stages": {text: "FROM a AS b\nFROM c\nCOPY --from=b x y\nRUN --mount=from=0,target=/m --mount=type=cache,target=/c --mount=\"type=bind,from=d:1\" true",
-			want: "0 a\n1 c, b@3:13, 0@4:18, d:1@4:83"},
-		"--from sees ARGs and ENVs above it": {text: "ARG g=global\nFROM a\nARG g\nARG x=1\nENV x=2 y=$x\nCOPY --from=$g-$x-$y a b\nENV y=3",
-			want: "0 a, global-2-1@6:13"},
+		"COPY and mounts refer to stages": {
+			text: "FROM a AS b\nFROM c\nCOPY --from=b x y\nRUN --mount=from=0,target=/m --mount=type=cache,target=/c --mount=\"type=bind,from=d:1\" true",
+			want: "0 a\n1 c, b@3:13, 0@4:18, d:1@4:83",
+		},
+		"--from sees ARGs and ENVs above it": {
+			text: "ARG g=global\nFROM a\nARG g\nARG x=1\nENV x=2 y=$x\nCOPY --from=$g-$x-$y a b\nENV y=3",
+			want: "0 a, global-2-1@6:13",
+		},
 		"a global ARG is not in scope undeclared": {text: "ARG g=global\nFROM a\nCOPY --from=x$g a b", want: "0 a, x@3:13"},
-		"--from sees those of the base stage": {text: "FROM a AS b\nARG v=1\nENV w=2\nFROM b\nCOPY --from=$v$w x y",
-			want: "0 a\n1 b =0, 12@5:13"},
-		"triggers of a stage come first, once": {text: "FROM a AS b\nONBUILD ARG v=1\nONBUILD COPY --from=x$v y z\nFROM b AS c\nCOPY --from=$v q r\nFROM c",
-			want: "0 a\n1 b =0, x1@3:21, 1@5:13\n2 c =1"},
+		"--from sees those of the base stage": {
+			text: "FROM a AS b\nARG v=1\nENV w=2\nFROM b\nCOPY --from=$v$w x y",
+			want: "0 a\n1 b =0, 12@5:13",
+		},
+		"triggers of a stage come first, once": {
+			text: "FROM a AS b\nONBUILD ARG v=1\nONBUILD COPY --from=x$v y z\nFROM b AS c\nCOPY --from=$v q r\nFROM c",
+			want: "0 a\n1 b =0, x1@3:21, 1@5:13\n2 c =1",
+		},
 		"what only the base image knows is not set": {text: "FROM a\nENV v=${HOME:?}\nCOPY --from=x$v a b", want: "0 a, x@3:13"},
 		"an ARG of the mount's stage is expanded":   {text: "FROM a\nARG s=b\nRUN --mount=uid=$u,from=$s,target=/x true", want: "0 a, b@3:25"},
 	}

@@ -33,33 +33,47 @@ func TestScope(t *testing.T) {
 		env       string // env, args and the config's environment
 	}{
 		"a bare ARG takes the global value": {
-			text: "ARG g=1\nFROM a\nARG g", env: "[B=base g=1] [g=1] [B=base]"},
+			text: "ARG g=1\nFROM a\nARG g", env: "[B=base g=1] [g=1] [B=base]",
+		},
 		"a default wins over the global value": {
-			text: "ARG g=1\nFROM a\nARG g=2", env: "[B=base g=2] [g=2] [B=base]"},
+			text: "ARG g=1\nFROM a\nARG g=2", env: "[B=base g=2] [g=2] [B=base]",
+		},
 		"a build argument wins over a default": {
-			text: "FROM a\nARG g=2", buildArgs: map[string]string{"g": "3"}, env: "[B=base g=3] [g=3] [B=base]"},
+			text: "FROM a\nARG g=2", buildArgs: map[string]string{"g": "3"}, env: "[B=base g=3] [g=3] [B=base]",
+		},
 		"a build argument is not expanded": {
-			text: "FROM a\nARG g=2", buildArgs: map[string]string{"g": "$B"}, env: "[B=base g=$B] [g=$B] [B=base]"},
+			text: "FROM a\nARG g=2", buildArgs: map[string]string{"g": "$B"}, env: "[B=base g=$B] [g=$B] [B=base]",
+		},
 		"an ARG without a value sets nothing": {
-			text: "FROM a\nARG g", env: "[B=base] [g=] [B=base]"},
+			text: "FROM a\nARG g", env: "[B=base] [g=] [B=base]",
+		},
 		"an ENV wins over the ARG above it": {
-			text: "FROM a\nARG g=1\nENV g=2", env: "[B=base g=2] [g=2] [B=base g=2]"},
+			text: "FROM a\nARG g=1\nENV g=2", env: "[B=base g=2] [g=2] [B=base g=2]",
+		},
 		"an ARG covers the ENV above it, not in the config": {
-			text: "FROM a\nENV g=1\nARG g=2\nARG B=mine", env: "[B=mine g=2] [g=2 B=mine] [B=base g=1]"},
+			text: "FROM a\nENV g=1\nARG g=2\nARG B=mine", env: "[B=mine g=2] [g=2 B=mine] [B=base g=1]",
+		},
 		"a bare ARG leaves an ENV alone": {
-			text: "FROM a\nENV g=1\nARG g", env: "[B=base g=1] [g=1] [B=base g=1]"},
+			text: "FROM a\nENV g=1\nARG g", env: "[B=base g=1] [g=1] [B=base g=1]",
+		},
 		"one ENV is expanded as a whole": {
-			text: "FROM a\nENV x=1\nENV x=2 y=$x", env: "[B=base x=2 y=1] [] [B=base x=2 y=1]"},
+			text: "FROM a\nENV x=1\nENV x=2 y=$x", env: "[B=base x=2 y=1] [] [B=base x=2 y=1]",
+		},
 		"one ARG is expanded name by name": {
-			text: "FROM a\nARG x=1 y=$x$B", env: "[B=base x=1 y=1base] [x=1 y=1base] [B=base]"},
+			text: "FROM a\nARG x=1 y=$x$B", env: "[B=base x=1 y=1base] [x=1 y=1base] [B=base]",
+		},
 		"names of ENV are expanded": {
-			text: "FROM a\nENV $B=1", env: "[B=base base=1] [] [B=base base=1]"},
+			text: "FROM a\nENV $B=1", env: "[B=base base=1] [] [B=base base=1]",
+		},
 		"an ARG declared twice stands once": {
-			text: "FROM a\nARG x=1\nARG y=1\nARG x=2", env: "[B=base x=2 y=1] [x=2 y=1] [B=base]"},
+			text: "FROM a\nARG x=1\nARG y=1\nARG x=2", env: "[B=base x=2 y=1] [x=2 y=1] [B=base]",
+		},
 		"a predefined ARG has to be declared": {
-			text: "FROM a\nARG TARGETOS", env: "[B=base TARGETOS=linux] [TARGETOS=linux] [B=base]"},
+			text: "FROM a\nARG TARGETOS", env: "[B=base TARGETOS=linux] [TARGETOS=linux] [B=base]",
+		},
 		"quotes go, as in ENV": {
-			text: "FROM a\nENV x=\"a b\" y='$B'", env: "[B=base x=a b y=$B] [] [B=base x=a b y=$B]"},
+			text: "FROM a\nENV x=\"a b\" y='$B'", env: "[B=base x=a b y=$B] [] [B=base x=a b y=$B]",
+		},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -102,9 +102,11 @@ func agree(t *testing.T, s string) {
 }
 
 // pieces, joined in every way, make names at the edges of the grammar.
-var pieces = []string{"", "a", "A", "0", "a.b", "a_b.c", "-", "--", "__", "___", ".", "..", "_", ":", ":1", ":5000", "@", "/", "//",
+var pieces = []string{
+	"", "a", "A", "0", "a.b", "a_b.c", "-", "--", "__", "___", ".", "..", "_", ":", ":1", ":5000", "@", "/", "//",
 	"localhost", "docker.io", "index.docker.io", "library", "[::1]", "[", "é", " ", "\n", "\xff",
-	"@sha256:" + hex64, "@sha512:" + hex64 + hex64, "@sha1:" + hex64[:40], "@SHA256:" + hex64, hex64}
+	"@sha256:" + hex64, "@sha512:" + hex64 + hex64, "@sha1:" + hex64[:40], "@SHA256:" + hex64, hex64,
+}
 
 func TestParseAgreesWithDistribution(t *testing.T) {
 	for _, a := range pieces {

@@ -4,6 +4,7 @@ package stagename
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/mstage/mstage/pkg/pluginapi"
@@ -38,8 +39,7 @@ func (*Source) Resolve(ctx context.Context, r pluginapi.Request) (pluginapi.Reso
 	if ctx.Err() != nil {
 		return pluginapi.Resolved{}, context.Cause(ctx)
 	}
-	for i := len(r.Stages) - 1; i >= 0; i-- {
-		s := r.Stages[i]
+	for _, s := range slices.Backward(r.Stages) {
 		if s.Name != "" && strings.EqualFold(s.Name, r.Reference) {
 			return pluginapi.Resolved{Source: Name, Reference: s.Name, Stage: &s.Index}, nil
 		}

@@ -117,7 +117,8 @@ func relay(ctx context.Context, inner *gonet.TCPConn, ep tcpip.Endpoint, outer *
 	copyTo := func(dst interface {
 		io.Writer
 		CloseWrite() error
-	}, src io.Reader) {
+	}, src io.Reader,
+	) {
 		if copyStream(dst, src) != nil || dst.CloseWrite() != nil {
 			reset()
 		}

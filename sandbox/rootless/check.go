@@ -76,8 +76,7 @@ func checkWorker(ctx context.Context) (Row, Rung) {
 
 func failed(name string, err error) Row {
 	row := Row{Name: name, Status: StatusFail, Message: err.Error()}
-	var host *HostError
-	if errors.As(err, &host) {
+	if host, ok := errors.AsType[*HostError](err); ok {
 		row.Hint = host.Hint
 	}
 	return row
@@ -115,7 +114,7 @@ func (h host) checkUserNS() Row {
 	switch c := h.userNSCause(); {
 	case c != nil:
 		return c.row(name, StatusFail)
-	case h.is("kernel/apparmor_restrict_unprivileged_userns", "1"):
+	case !h.privileged && h.is("kernel/apparmor_restrict_unprivileged_userns", "1"):
 		return causeAppArmor.row(name, StatusFail)
 	case h.inChroot():
 		return causeChroot.row(name, StatusFail)
@@ -170,8 +169,10 @@ func (h host) checkTun() Row {
 	const name = "/dev/net/tun"
 	f, err := os.OpenFile(h.path("/dev/net/tun"), os.O_RDWR, 0)
 	if err != nil {
-		return Row{Name: name, Status: StatusInfo, Hint: "sudo modprobe tun && sudo chmod 666 /dev/net/tun",
-			Message: "not usable; the network of commands works over a slower path"}
+		return Row{
+			Name: name, Status: StatusInfo, Hint: "sudo modprobe tun && sudo chmod 666 /dev/net/tun",
+			Message: "not usable; the network of commands works over a slower path",
+		}
 	}
 	f.Close()
 	return Row{Name: name, Status: StatusOK, Message: "usable"}
@@ -181,8 +182,10 @@ func (h host) checkSeccomp() Row {
 	const name = "seccomp"
 	actions, ok := h.sysctl("kernel/seccomp/actions_avail")
 	if !ok || !strings.Contains(actions, "errno") {
-		return Row{Name: name, Status: StatusFail, Message: "this kernel has no seccomp filters (CONFIG_SECCOMP_FILTER is off)",
-			Hint: "run on a kernel with CONFIG_SECCOMP_FILTER=y"}
+		return Row{
+			Name: name, Status: StatusFail, Message: "this kernel has no seccomp filters (CONFIG_SECCOMP_FILTER is off)",
+			Hint: "run on a kernel with CONFIG_SECCOMP_FILTER=y",
+		}
 	}
 	return Row{Name: name, Status: StatusOK, Message: "filters are available"}
 }
@@ -190,8 +193,10 @@ func (h host) checkSeccomp() Row {
 // checkCgroup looks whether this user may make control groups below its own.
 func (h host) checkCgroup() Row {
 	const name = "cgroup delegation"
-	none := Row{Name: name, Status: StatusInfo, Message: "none: commands run without resource limits",
-		Hint: "systemd-run --user --scope -p Delegate=yes mstage …"}
+	none := Row{
+		Name: name, Status: StatusInfo, Message: "none: commands run without resource limits",
+		Hint: "systemd-run --user --scope -p Delegate=yes mstage …",
+	}
 	own, err := os.ReadFile(h.path("/proc/self/cgroup"))
 	if err != nil {
 		return none

@@ -39,36 +39,66 @@ type cause struct {
 
 // The host conditions, one message and one hint each.
 var (
-	causeKernelOld = cause{message: "this kernel is older than 5.11, the first whose overlayfs works in a user namespace",
-		hint: "run on a newer kernel"}
-	causeMaxUserNS = cause{message: "this host allows no user namespaces (user.max_user_namespaces is 0)",
-		hint: "sudo sysctl -w user.max_user_namespaces=15000"}
-	causeUserNSLimit = cause{message: "this user has reached the limit of user namespaces (user.max_user_namespaces)",
-		hint: "sudo sysctl -w user.max_user_namespaces=15000"}
-	causeUnprivilegedClone = cause{message: "this host keeps user namespaces to root (kernel.unprivileged_userns_clone is 0)",
-		hint: "sudo sysctl -w kernel.unprivileged_userns_clone=1"}
-	causeAppArmor = cause{message: "AppArmor takes the capabilities away in user namespaces (kernel.apparmor_restrict_unprivileged_userns is 1)",
-		hint: "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"}
-	causeNoUserNS = cause{message: "this kernel has no user namespaces (CONFIG_USER_NS is off)",
-		hint: "run on a kernel with CONFIG_USER_NS=y"}
-	causeChroot = cause{message: "user namespaces can't be made inside a chroot(2)",
-		hint: "enter the directory with pivot_root, for example with systemd-nspawn -D, instead of chroot"}
-	causeForbidden = cause{message: "making a user namespace is forbidden here, probably by the seccomp profile of a surrounding container",
-		hint: "start the surrounding container with --security-opt seccomp=unconfined"}
-	causeNoMapTool = cause{message: "newuidmap and newgidmap are missing", mapping: true,
-		hint: "sudo apt-get install uidmap (Fedora: shadow-utils, Alpine: shadow-uidmap)"}
-	causeMapToolPlain = cause{message: "newuidmap and newgidmap have lost their setuid bit or file capabilities", mapping: true,
-		hint: "sudo chmod u+s /usr/bin/newuidmap /usr/bin/newgidmap"}
-	causeMapToolFailed = cause{message: "the subordinate ids of this user can't be mapped", mapping: true,
-		hint: "compare /etc/subuid and /etc/subgid with the ids in the message, or look for no_new_privs"}
-	causeNoSubIDs = cause{message: "user %s has no subordinate ids in /etc/subuid and /etc/subgid", mapping: true,
-		hint: "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 %s"}
-	causeProcMasked = cause{message: "/proc can't be mounted in a new pid namespace, because parts of this one are masked",
-		hint: "start the surrounding container with --security-opt systempaths=unconfined"}
-	causeOverlay = cause{message: "overlayfs can't be mounted in a user namespace",
-		hint: "sudo modprobe overlay"}
-	causeUnmapped = cause{message: "%s is not mapped in this user namespace",
-		hint: "give this user subordinate ids: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER"}
+	causeKernelOld = cause{
+		message: "this kernel is older than 5.11, the first whose overlayfs works in a user namespace",
+		hint:    "run on a newer kernel",
+	}
+	causeMaxUserNS = cause{
+		message: "this host allows no user namespaces (user.max_user_namespaces is 0)",
+		hint:    "sudo sysctl -w user.max_user_namespaces=15000",
+	}
+	causeUserNSLimit = cause{
+		message: "this user has reached the limit of user namespaces (user.max_user_namespaces)",
+		hint:    "sudo sysctl -w user.max_user_namespaces=15000",
+	}
+	causeUnprivilegedClone = cause{
+		message: "this host keeps user namespaces to root (kernel.unprivileged_userns_clone is 0)",
+		hint:    "sudo sysctl -w kernel.unprivileged_userns_clone=1",
+	}
+	causeAppArmor = cause{
+		message: "AppArmor takes the capabilities away in user namespaces (kernel.apparmor_restrict_unprivileged_userns is 1)",
+		hint:    "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
+	}
+	causeNoUserNS = cause{
+		message: "this kernel has no user namespaces (CONFIG_USER_NS is off)",
+		hint:    "run on a kernel with CONFIG_USER_NS=y",
+	}
+	causeChroot = cause{
+		message: "user namespaces can't be made inside a chroot(2)",
+		hint:    "enter the directory with pivot_root, for example with systemd-nspawn -D, instead of chroot",
+	}
+	causeForbidden = cause{
+		message: "making a user namespace is forbidden here, probably by the seccomp profile of a surrounding container",
+		hint:    "start the surrounding container with --security-opt seccomp=unconfined",
+	}
+	causeNoMapTool = cause{
+		message: "newuidmap and newgidmap are missing", mapping: true,
+		hint: "sudo apt-get install uidmap (Fedora: shadow-utils, Alpine: shadow-uidmap)",
+	}
+	causeMapToolPlain = cause{
+		message: "newuidmap and newgidmap have lost their setuid bit or file capabilities", mapping: true,
+		hint: "sudo chmod u+s /usr/bin/newuidmap /usr/bin/newgidmap",
+	}
+	causeMapToolFailed = cause{
+		message: "the subordinate ids of this user can't be mapped", mapping: true,
+		hint: "compare /etc/subuid and /etc/subgid with the ids in the message, or look for no_new_privs",
+	}
+	causeNoSubIDs = cause{
+		message: "user %s has no subordinate ids in /etc/subuid and /etc/subgid", mapping: true,
+		hint: "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 %s",
+	}
+	causeProcMasked = cause{
+		message: "/proc can't be mounted in a new pid namespace, because parts of this one are masked",
+		hint:    "start the surrounding container with --security-opt systempaths=unconfined",
+	}
+	causeOverlay = cause{
+		message: "overlayfs can't be mounted in a user namespace",
+		hint:    "sudo modprobe overlay",
+	}
+	causeUnmapped = cause{
+		message: "%s is not mapped in this user namespace",
+		hint:    "give this user subordinate ids: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER",
+	}
 )
 
 func (c cause) err(err error) *HostError {
@@ -90,12 +120,15 @@ func Unmapped(id string) *HostError {
 
 // host is the view of this host that the checks read; tests put files below root.
 type host struct {
-	root     string
-	userName func() string
-	lookPath func(string) (string, error)
+	root       string
+	privileged bool // the caller is root
+	userName   func() string
+	lookPath   func(string) (string, error)
 }
 
-func thisHost() host { return host{root: "/", userName: userName, lookPath: findTool} }
+func thisHost() host {
+	return host{root: "/", privileged: os.Geteuid() == 0, userName: userName, lookPath: findTool}
+}
 
 // findTool looks in PATH and where distributions keep system programs.
 func findTool(name string) (string, error) {
@@ -129,7 +162,7 @@ func (h host) userNSCause() *cause {
 	switch {
 	case h.is("user/max_user_namespaces", "0"):
 		return &causeMaxUserNS
-	case h.is("kernel/unprivileged_userns_clone", "0"):
+	case !h.privileged && h.is("kernel/unprivileged_userns_clone", "0"):
 		return &causeUnprivilegedClone
 	}
 	if _, err := os.Stat(h.path("/proc/self/ns/user")); errors.Is(err, fs.ErrNotExist) {

@@ -121,8 +121,11 @@ func (r *Runner) config(id string, s sandbox.Spec, slot *slot, room *room) (*con
 
 func namespaces(slot *slot) configs.Namespaces {
 	ns := configs.Namespaces{
-		{Type: configs.NEWNS}, {Type: configs.NEWPID}, {Type: configs.NEWUTS},
-		{Type: configs.NEWIPC}, {Type: configs.NEWUSER},
+		{Type: configs.NEWNS},
+		{Type: configs.NEWPID},
+		{Type: configs.NEWUTS},
+		{Type: configs.NEWIPC},
+		{Type: configs.NEWUSER},
 	}
 	if slot.netns != nil {
 		ns = append(ns, configs.Namespace{Type: configs.NEWNET, Path: slot.netnsPath()})
@@ -165,8 +168,10 @@ func tmpfs(m sandbox.Mount) *configs.Mount {
 	if m.SizeBytes > 0 {
 		data += fmt.Sprintf(",size=%d", m.SizeBytes)
 	}
-	c := &configs.Mount{Source: "tmpfs", Device: "tmpfs", Destination: m.Target, Data: data,
-		Flags: unix.MS_NOSUID | unix.MS_NODEV}
+	c := &configs.Mount{
+		Source: "tmpfs", Device: "tmpfs", Destination: m.Target, Data: data,
+		Flags: unix.MS_NOSUID | unix.MS_NODEV,
+	}
 	if m.ReadOnly {
 		c.Flags |= unix.MS_RDONLY
 	}

@@ -27,8 +27,12 @@ const ttyGroup = 5
 var deviceNodes = []string{"null", "zero", "full", "random", "urandom", "tty"}
 
 var deviceLinks = [][2]string{
-	{"/proc/self/fd", "fd"}, {"/proc/self/fd/0", "stdin"}, {"/proc/self/fd/1", "stdout"},
-	{"/proc/self/fd/2", "stderr"}, {"/proc/kcore", "core"}, {"pts/ptmx", "ptmx"},
+	{"/proc/self/fd", "fd"},
+	{"/proc/self/fd/0", "stdin"},
+	{"/proc/self/fd/1", "stdout"},
+	{"/proc/self/fd/2", "stderr"},
+	{"/proc/kcore", "core"},
+	{"pts/ptmx", "ptmx"},
 }
 
 // room is the directory of one run: its /dev, made here with plain system calls

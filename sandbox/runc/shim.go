@@ -66,8 +66,10 @@ func (o order) encode() []byte {
 	}
 	var b bytes.Buffer
 	put := func(v uint32) { b.Write(binary.NativeEndian.AppendUint32(nil, v)) }
-	for _, v := range []uint32{s.User.UID, s.User.GID, setGroups, uint32(len(s.User.Groups)), o.chownStdio,
-		uint32(len(seccompProfile) / filterSize), uint32(len(s.Args)), uint32(len(s.Env))} {
+	for _, v := range []uint32{
+		s.User.UID, s.User.GID, setGroups, uint32(len(s.User.Groups)), o.chownStdio,
+		uint32(len(seccompProfile) / filterSize), uint32(len(s.Args)), uint32(len(s.Env)),
+	} {
 		put(v)
 	}
 	for _, g := range s.User.Groups {

@@ -90,7 +90,8 @@ func testConcurrent(t *testing.T, b bed) {
 	done := make(chan error, 2)
 	talk := func(first string, in, out *os.File) {
 		err := b.runner.Run(t.Context(), b.fill(sandbox.Spec{
-			Args: []string{"sh", "-c", first}, Stdin: in, Stdout: out}))
+			Args: []string{"sh", "-c", first}, Stdin: in, Stdout: out,
+		}))
 		out.Close()
 		done <- err
 	}

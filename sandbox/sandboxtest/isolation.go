@@ -214,8 +214,10 @@ func checkMounts(b bed) {
 func checkTerminal(b bed) {
 	resize := make(chan [2]uint16, 1)
 	resize <- [2]uint16{50, 132}
-	s := sandbox.Spec{Terminal: &sandbox.Terminal{Rows: 25, Columns: 80, Resize: resize}, User: sandbox.User{UID: 1000, GID: 1000},
-		Stdin: strings.NewReader("typed\n")}
+	s := sandbox.Spec{
+		Terminal: &sandbox.Terminal{Rows: 25, Columns: 80, Resize: resize}, User: sandbox.User{UID: 1000, GID: 1000},
+		Stdin: strings.NewReader("typed\n"),
+	}
 	s.Args = []string{"sh", "-c", "read x; echo got $x; while [ \"$(stty size)\" != '50 132' ]; do :; done; test -t 1 && test -t 2 && tty; stat -c %u /dev/console; echo to tty >/dev/tty"}
 	got := b.runSpec(s)
 	for _, want := range []string{"got typed\r\n", "/dev/", "1000\r\n", "to tty\r\n"} {

@@ -80,7 +80,7 @@ func (u *unpacker) parent(dir string, mtime time.Time) (int, error) {
 	}
 	u.forgetParent()
 	fd, err := openIn(u.root, dir, unix.O_PATH|unix.O_DIRECTORY)
-	if err == unix.ENOENT {
+	if errors.Is(err, unix.ENOENT) {
 		fd, err = u.makeParents(dir, mtime)
 	}
 	if err != nil {
@@ -109,7 +109,7 @@ func (u *unpacker) makeParents(dir string, mtime time.Time) (int, error) {
 	for name := range strings.SplitSeq(dir, "/") {
 		done = path.Join(done, name)
 		next, err := openIn(u.root, done, unix.O_PATH|unix.O_DIRECTORY)
-		if err == unix.ENOENT {
+		if errors.Is(err, unix.ENOENT) {
 			if err = u.makeImplied(at, name, done, mtime); err == nil {
 				next, err = openIn(u.root, done, unix.O_PATH|unix.O_DIRECTORY)
 			}

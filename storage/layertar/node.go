@@ -65,7 +65,7 @@ func (n *node) make(content io.Reader) error {
 // a whiteout.
 func (n *node) clear() (hid bool, err error) {
 	st, err := lstatAt(n.at, n.base)
-	if err == unix.ENOENT {
+	if errors.Is(err, unix.ENOENT) {
 		return false, nil
 	}
 	if err != nil {
@@ -348,7 +348,7 @@ func decodeDevice(s string) (d Device, ok bool) {
 // merged view stands for, and false when it is a file of its own.
 func PlaceholderOf(f *os.File) (Device, bool, error) {
 	value, err := getXattr(int(f.Fd()), xattrDevice)
-	if err == unix.ENODATA || err == unix.ENOTSUP {
+	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ENOTSUP) {
 		return Device{}, false, nil
 	}
 	if err != nil {

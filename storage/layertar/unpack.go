@@ -274,7 +274,7 @@ func (u *unpacker) hide(dir, name string, mtime time.Time) error {
 	}
 	st, err := lstatAt(at, name)
 	switch {
-	case err == unix.ENOENT:
+	case errors.Is(err, unix.ENOENT):
 		return unix.Mknodat(at, name, unix.S_IFCHR, 0)
 	case err != nil:
 		return err
@@ -289,7 +289,7 @@ func (u *unpacker) setDirTimes() error {
 	u.forgetParent()
 	for _, d := range u.dirTimes {
 		fd, err := openIn(u.root, d.name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
-		if err == unix.ENOENT || err == unix.ENOTDIR || err == unix.ELOOP {
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
 			continue // a later entry took its place
 		}
 		if err == nil {

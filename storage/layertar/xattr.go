@@ -3,6 +3,7 @@ package layertar
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -119,7 +120,7 @@ func readAttributes(fd int) (attributes, error) {
 			continue
 		}
 		value, err := getXattr(fd, name)
-		if err == unix.ENODATA {
+		if errors.Is(err, unix.ENODATA) {
 			continue // capabilities of a namespace that is not ours
 		}
 		if err != nil {
@@ -155,7 +156,7 @@ const xattrBufBytes = 512
 // listXattrs returns the names of an open file's attributes.
 func listXattrs(fd int) ([]string, error) {
 	list, err := sized(func(buf []byte) (int, error) { return unix.Flistxattr(fd, buf) })
-	if err == unix.ENOTSUP || (err == nil && len(list) == 0) {
+	if errors.Is(err, unix.ENOTSUP) || (err == nil && len(list) == 0) {
 		return nil, nil
 	}
 	if err != nil {
@@ -174,7 +175,7 @@ func getXattr(fd int, name string) ([]byte, error) {
 func sized(get func([]byte) (int, error)) ([]byte, error) {
 	buf := make([]byte, xattrBufBytes)
 	n, err := get(buf)
-	if err == unix.ERANGE {
+	if errors.Is(err, unix.ERANGE) {
 		buf = make([]byte, maxXattrValueBytes)
 		n, err = get(buf)
 	}

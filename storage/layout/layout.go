@@ -138,8 +138,10 @@ func Create(root string) (Layout, error) {
 	if err := l.checkUnused(); err != nil {
 		return Layout{}, err
 	}
-	for _, dir := range []string{l.Graph(), l.Blobs(), l.Leases(), l.Tmp(), l.Locks(), l.Empty(),
-		filepath.Join(l.Empty(), "0"), filepath.Join(l.Empty(), "1")} {
+	for _, dir := range []string{
+		l.Graph(), l.Blobs(), l.Leases(), l.Tmp(), l.Locks(), l.Empty(),
+		filepath.Join(l.Empty(), "0"), filepath.Join(l.Empty(), "1"),
+	} {
 		if err := os.Mkdir(dir, dirMode); err != nil && !errors.Is(err, fs.ErrExist) {
 			return Layout{}, fmt.Errorf("make store: %w", err)
 		}
@@ -170,14 +172,18 @@ func (l Layout) checkOwner() error {
 		return fmt.Errorf("store %s: %w", l.Root, err)
 	}
 	if !fi.IsDir() {
-		return &Error{Root: l.Root, Problem: ProblemFormat, Hint: "name a directory with --root or MSTAGE_ROOT",
-			Err: errors.New("not a directory")}
+		return &Error{
+			Root: l.Root, Problem: ProblemFormat, Hint: "name a directory with --root or MSTAGE_ROOT",
+			Err: errors.New("not a directory"),
+		}
 	}
 	st, ok := fi.Sys().(*syscall.Stat_t)
 	if uid := os.Geteuid(); ok && int(st.Uid) != uid {
-		return &Error{Root: l.Root, Problem: ProblemOwner,
+		return &Error{
+			Root: l.Root, Problem: ProblemOwner,
 			Hint: "each user has an own store: name another directory with --root or MSTAGE_ROOT",
-			Err:  fmt.Errorf("belongs to uid %d, not to uid %d", st.Uid, uid)}
+			Err:  fmt.Errorf("belongs to uid %d, not to uid %d", st.Uid, uid),
+		}
 	}
 	return nil
 }
@@ -191,13 +197,17 @@ func (l Layout) checkFormat() error {
 	text, ok := strings.CutPrefix(string(b[:min(len(b), maxFormatBytes)]), formatPrefix)
 	version, convErr := strconv.Atoi(strings.TrimSpace(text))
 	if !ok || convErr != nil {
-		return &Error{Root: l.Root, Problem: ProblemFormat, Hint: "name another directory with --root or MSTAGE_ROOT",
-			Err: errors.New("its format file is not one of mstage")}
+		return &Error{
+			Root: l.Root, Problem: ProblemFormat, Hint: "name another directory with --root or MSTAGE_ROOT",
+			Err: errors.New("its format file is not one of mstage"),
+		}
 	}
 	if version != Version {
-		return &Error{Root: l.Root, Problem: ProblemFormat,
+		return &Error{
+			Root: l.Root, Problem: ProblemFormat,
 			Hint: "use the mstage that made it, or another directory (--root, MSTAGE_ROOT)",
-			Err:  fmt.Errorf("has format %d, this mstage knows %d", version, Version)}
+			Err:  fmt.Errorf("has format %d, this mstage knows %d", version, Version),
+		}
 	}
 	return nil
 }
@@ -214,9 +224,11 @@ func (l Layout) checkUnused() error {
 		case "containers", "blobs", "leases", "tmp", "locks", "empty", "format", "index.db", "images", "lost+found":
 		default:
 			if !strings.HasPrefix(e.Name(), formatTemp) {
-				return &Error{Root: l.Root, Problem: ProblemFormat,
+				return &Error{
+					Root: l.Root, Problem: ProblemFormat,
 					Hint: "name an empty or a new directory with --root or MSTAGE_ROOT",
-					Err:  fmt.Errorf("is not a store and holds %q", e.Name())}
+					Err:  fmt.Errorf("is not a store and holds %q", e.Name()),
+				}
 			}
 		}
 	}

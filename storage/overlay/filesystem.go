@@ -37,9 +37,11 @@ func (s *Store) checkFilesystem() (remember func() error, err error) {
 		return nil, s.writeFeatures(old.Features)
 	}
 	if err := s.testMount(); err != nil {
-		return nil, &layout.Error{Root: s.layout.Root, Problem: layout.ProblemFilesystem,
+		return nil, &layout.Error{
+			Root: s.layout.Root, Problem: layout.ProblemFilesystem,
 			Hint: "put the store on a local ext4, xfs, btrfs or tmpfs (--root or MSTAGE_ROOT)",
-			Err:  fmt.Errorf("its file system (%s) can't hold overlay layers: %w", filesystemName(s.layout.Root), err)}
+			Err:  fmt.Errorf("its file system (%s) can't hold overlay layers: %w", filesystemName(s.layout.Root), err),
+		}
 	}
 	return func() error { return s.rememberVerdict(key) }, nil
 }
