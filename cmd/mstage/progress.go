@@ -154,7 +154,7 @@ func (p *plainOutput) done(e progress.Event) {
 	}
 	p.switchTo(e.Vertex)
 	switch {
-	case e.Error == "canceled" || strings.Contains(e.Error, "context canceled"):
+	case e.Canceled:
 		fmt.Fprintf(p.w, "#%d CANCELED\n", e.Vertex)
 	case e.Error != "":
 		fmt.Fprintf(p.w, "#%d ERROR: %s\n", e.Vertex, printable(e.Error))

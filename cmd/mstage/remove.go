@@ -53,9 +53,19 @@ func (c *cli) removeImages(ctx context.Context, words []string, force bool) erro
 	}
 	lines, err := eng.Remove(ctx, targets, force)
 	for _, line := range lines {
-		fmt.Fprintln(c.stdout, line)
+		fmt.Fprintln(c.stdout, shortName(line))
 	}
 	return err
+}
+
+// shortName writes the name in a line as docker does.
+func shortName(line string) string {
+	const untagged = "Untagged: "
+	name, ok := strings.CutPrefix(line, untagged)
+	if !ok {
+		return line
+	}
+	return untagged + reference.Familiar(name)
 }
 
 // removeTarget says what a word stands for: a name, or an image by its ID.

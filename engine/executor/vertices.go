@@ -1,6 +1,7 @@
 package executor
 
 import (
+	"context"
 	"io"
 	"sync"
 	"time"
@@ -30,15 +31,15 @@ func (v *vertices) start(name string, pos dockerfile.Position) int {
 	return n
 }
 
-// done tells that vertex n ended.
-func (v *vertices) done(n int, cached bool, err error) {
+// done tells that vertex n ended. A failure after the end of ctx is not its own.
+func (v *vertices) done(ctx context.Context, n int, cached bool, err error) {
 	now := time.Now()
 	v.mu.Lock()
 	took := now.Sub(v.started[n-1])
 	v.mu.Unlock()
 	e := progress.Event{Kind: progress.StepDone, Time: now, Vertex: n, Cached: cached, Duration: took}
 	if err != nil {
-		e.Error = err.Error()
+		e.Error, e.Canceled = err.Error(), ctx.Err() != nil
 	}
 	v.sink.Send(e)
 }

@@ -142,7 +142,7 @@ func (w *walk) base(ctx context.Context, st *plan.Stage) ([]storage.Layer, error
 		img := w.o.Plan.Images[*st.Base.Image]
 		v := w.vertices.start(fmt.Sprintf("[%s1/%d] FROM %s", labelPrefix(st), len(st.Steps)+1, img.Reference), st.Pos)
 		err := w.hold(ctx, img.Layers)
-		w.vertices.done(v, true, err)
+		w.vertices.done(ctx, v, true, err)
 		return img.Layers, err
 	default:
 		return nil, nil
@@ -188,7 +188,7 @@ func (w *walk) step(ctx context.Context, st *plan.Stage, s *plan.Step, layers []
 	rec, cached, err := w.single(ctx, key, func() (storage.StepRecord, bool, error) {
 		return w.findOrDo(ctx, t, key)
 	})
-	w.vertices.done(t.vertex, cached, err)
+	w.vertices.done(ctx, t.vertex, cached, err)
 	if err != nil {
 		return rec, w.stepError(t, err)
 	}

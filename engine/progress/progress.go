@@ -15,7 +15,7 @@ const (
 	StepStarted Kind = "step-started"
 	// StepOutput: Data is output of Vertex, Stream says of which stream.
 	StepOutput Kind = "step-output"
-	// StepDone: Vertex ended; Cached, Duration and Error are set.
+	// StepDone: Vertex ended; Cached, Duration, Error and Canceled are set.
 	StepDone Kind = "step-done"
 	// Warning: Message, and Position when there is one.
 	Warning Kind = "warning"
@@ -37,7 +37,10 @@ type Event struct {
 	Cached   bool          `json:"cached,omitempty"`
 	Duration time.Duration `json:"duration,omitempty"` // nanoseconds
 	Error    string        `json:"error,omitempty"`
-	Message  string        `json:"message,omitempty"`
+	// Canceled says that the step was ended from outside: by another one's
+	// failure or by the user.
+	Canceled bool   `json:"canceled,omitempty"`
+	Message  string `json:"message,omitempty"`
 	// File and Line are where in the Dockerfile.
 	File string `json:"file,omitempty"`
 	Line int    `json:"line,omitempty"`

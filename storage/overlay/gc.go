@@ -92,11 +92,45 @@ func (s *Store) condemn(ctx context.Context, o GCOptions, r *GCReport) (ls lease
 		return ls, err
 	}
 	r.Layers, err = s.index.Collect(ctx, func(uses []index.LayerUse) []storage.LayerID {
-		drop, bytes := o.choose(all, uses, ls.held)
-		r.LayerBytes = bytes
+		var drop []storage.LayerID
+		drop, r.LayerBytes = o.choose(all, uses, ls.held)
+		r.LayerBytes += s.bytesUnknownTo(uses, drop)
 		return drop
 	})
 	return ls, err
+}
+
+// bytesUnknownTo measures the layers that the index has no size of any more: an
+// image that was removed took it along.
+func (s *Store) bytesUnknownTo(uses []index.LayerUse, drop []storage.LayerID) int64 {
+	var sum int64
+	for _, id := range drop {
+		if slices.ContainsFunc(uses, func(u index.LayerUse) bool { return u.ID == id }) {
+			continue
+		}
+		dir, err := s.Dir(id)
+		if err != nil {
+			continue // it is being removed: what it took is told by its remover
+		}
+		sum += contentBytes(dir)
+	}
+	return sum
+}
+
+// contentBytes is the sum of the sizes of the regular files below dir. What
+// vanishes meanwhile is not counted.
+func contentBytes(dir string) int64 {
+	var sum int64
+	_ = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return nil //nolint:nilerr // a name that is gone has no bytes
+		}
+		if info, err := d.Info(); err == nil {
+			sum += info.Size()
+		}
+		return nil
+	})
+	return sum
 }
 
 // choose returns the layers to drop and their size: first what no step, image
