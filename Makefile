@@ -1,5 +1,5 @@
 # Every target calls one thing; what is longer is in scripts/.
-.PHONY: all build build-arm64 test test-short test-race lint demo bench check-static check-reproducible licenses install-deps clean
+.PHONY: all build build-arm64 test test-short test-race lint demo demo-nasa bench check-static check-reproducible licenses install-deps clean
 
 all: build
 
@@ -24,6 +24,10 @@ lint: install-deps
 
 demo: install-deps
 	scripts/demo.sh
+	scripts/demo-nasa.sh
+
+demo-nasa: install-deps
+	scripts/demo-nasa.sh
 
 bench: install-deps
 	scripts/bench.sh

@@ -149,8 +149,9 @@ func (e *Engine) fromCache(ctx context.Context, r Request, p *plan.Plan) (*Build
 	}
 	files := &contextFiles{context: e.context(r)}
 	steps := &cache.Cache{Steps: e.o.Index}
+	sink := &numberedSink{Sink: r.Sink}
 	results, hit, err := executor.Probe(ctx, executor.Options{
-		Plan: p, Cache: steps, Context: files.open, Sink: r.Sink,
+		Plan: p, Cache: steps, Context: files.open, Sink: sink,
 	})
 	if err := errors.Join(err, files.close()); err != nil || !hit {
 		return nil, err
@@ -159,7 +160,12 @@ func (e *Engine) fromCache(ctx context.Context, r Request, p *plan.Plan) (*Build
 	if err != nil {
 		return nil, err
 	}
-	kept, err := e.keep(ctx, img, r.Names)
+	var kept storage.Image
+	err = sink.step(ctx, imageTitle, func() ([]string, error) {
+		var err error
+		kept, err = e.keep(ctx, img, r.Names)
+		return keptLines(img, r.Names), err
+	})
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil, nil // a layer was collected meanwhile: build it again
 	}

@@ -10,7 +10,6 @@ import (
 
 	"github.com/mstage/mstage/engine/cache"
 	"github.com/mstage/mstage/engine/executor"
-	"github.com/mstage/mstage/engine/export"
 	"github.com/mstage/mstage/engine/image"
 	"github.com/mstage/mstage/engine/progress"
 	"github.com/mstage/mstage/engine/worker"
@@ -46,7 +45,7 @@ type Backend struct {
 
 // stores are the parts that exports read.
 func (b *Backend) stores() image.Stores {
-	return image.Stores{Layers: b.Layers, Mounter: b.Mounter, Seals: b.Seals, Blobs: b.Blobs, Images: b.Images}
+	return image.Stores{Layers: b.Layers, Mounter: b.Mounter, Seals: b.Seals, Blobs: b.Blobs, Images: b.Images, TempDir: b.TempDir}
 }
 
 // Serve does one job in the worker process and answers over conn. open is
@@ -127,8 +126,9 @@ func (b *Backend) build(ctx context.Context, j *worker.Build, sink progress.Sink
 	m.Slots = make(chan struct{}, max(1, j.Runs))
 	files := &contextFiles{context: j.Context}
 	steps := &cache.Cache{Steps: b.Steps, Disabled: j.NoCache}
+	numbered := &numberedSink{Sink: sink}
 	results, err := executor.Run(ctx, executor.Options{
-		Plan: &j.Plan, Cache: steps, Context: files.open, Sink: sink,
+		Plan: &j.Plan, Cache: steps, Context: files.open, Sink: numbered,
 	}, m)
 	if err := errors.Join(err, files.close()); err != nil {
 		return nil, b.hinted(err)
@@ -138,7 +138,7 @@ func (b *Backend) build(ctx context.Context, j *worker.Build, sink progress.Sink
 		return nil, err
 	}
 	res := &worker.Result{Image: &img}
-	if err := b.deliver(ctx, j, res, sink); err != nil {
+	if err := b.deliver(ctx, j, res, numbered); err != nil {
 		return nil, err
 	}
 	if err := b.Touch(ctx, steps.Hits()...); err != nil {
@@ -156,26 +156,6 @@ func (b *Backend) hinted(err error) error {
 	f := Describe(err)
 	f.Hint = b.RunHint
 	return f
-}
-
-// deliver keeps the image in the store, when asked to, and writes the outputs.
-func (b *Backend) deliver(ctx context.Context, j *worker.Build, res *worker.Result, sink progress.Sink) error {
-	for _, o := range j.Outputs {
-		o.Stdout = os.Stdout
-		done, err := export.Export(ctx, b.stores(), *res.Image, j.Names, o, sink)
-		if err != nil {
-			return err
-		}
-		*res.Image = done.Image
-		res.Exports = append(res.Exports, worker.Export{Type: o.Type, Dest: o.Dest, Digest: done.Manifest})
-	}
-	if !j.Store {
-		return nil
-	}
-	if err := b.Images.PutImage(ctx, *res.Image, j.Names...); err != nil {
-		return err
-	}
-	return b.Sync(ctx)
 }
 
 // machine is what the executor works with.

@@ -93,7 +93,7 @@ func checkStore(ctx context.Context, root string) (problems []string, err error)
 	for _, p := range found {
 		problems = append(problems, fmt.Sprintf("check: layer %s: %s", p.Layer, p.Text))
 	}
-	owned, err := newOwners(ctx, s)
+	owned, err := newStoreOwners(ctx, s)
 	if err != nil {
 		return nil, err
 	}
@@ -146,15 +146,15 @@ var (
 	}, "|") + `)$`)
 )
 
-// owners is what a store knows of.
-type owners struct {
+// storeOwners is what a store knows of.
+type storeOwners struct {
 	layers, images, blobs, shortNames map[string]bool
 	// unknownLayers tells about layers that only one of the catalogues has.
 	unknownLayers []string
 }
 
-func newOwners(ctx context.Context, s *overlay.Store) (*owners, error) {
-	o := &owners{layers: map[string]bool{}, images: map[string]bool{}, blobs: map[string]bool{}, shortNames: map[string]bool{}}
+func newStoreOwners(ctx context.Context, s *overlay.Store) (*storeOwners, error) {
+	o := &storeOwners{layers: map[string]bool{}, images: map[string]bool{}, blobs: map[string]bool{}, shortNames: map[string]bool{}}
 	all, err := s.All(ctx)
 	if err != nil {
 		return nil, err
@@ -190,7 +190,7 @@ func newOwners(ctx context.Context, s *overlay.Store) (*owners, error) {
 }
 
 // has reports whether a path below the store has its place there.
-func (o *owners) has(name string) bool {
+func (o *storeOwners) has(name string) bool {
 	for pattern, known := range map[*regexp.Regexp]map[string]bool{
 		layerDir: o.layers, shortName: o.shortNames, imageFile: o.images, blobFile: o.blobs,
 	} {

@@ -46,22 +46,7 @@ if [ "${1:-}" = --inside ]; then
 	exit
 fi
 
-"$ROOT/scripts/build.sh"
-if [ "$(id -u)" = 0 ]; then
-	need_test_user
-	make_home_dir
-else
-	HOME_DIR=$(mktemp -d)
-fi
-trap 'chmod -R u+w "$HOME_DIR" || true; rm -rf "$HOME_DIR"' EXIT
-cp "$ROOT/bin/mstage" "$HOME_DIR/mstage"
-cp -R "$ROOT/examples/hello" "$HOME_DIR/hello"
-mkdir -p "$HOME_DIR/scripts" "$HOME_DIR/tmp"
-cp "$ROOT"/scripts/{demo,env}.sh "$HOME_DIR/scripts/"
+make_demo_dir demo.sh hello
 make_rootfs "$HOME_DIR/rootfs.tar"
-chmod -R a+rX "$HOME_DIR"
-if [ "$(id -u)" = 0 ]; then
-	as_test_user "$HOME_DIR/scripts/demo.sh" --inside "$HOME_DIR"
-else
-	"$HOME_DIR/scripts/demo.sh" --inside "$HOME_DIR"
-fi
+chmod a+r "$HOME_DIR/rootfs.tar"
+in_demo_dir "$HOME_DIR/scripts/demo.sh" --inside "$HOME_DIR"

@@ -73,3 +73,32 @@ make_home_dir() {
 	HOME_DIR=$(runuser -u "$TEST_USER" -- mktemp -d "$home/mstage.XXXXXX")
 	runuser -u "$TEST_USER" -- mkdir "$HOME_DIR/tmp"
 }
+
+# make_demo_dir SCRIPT EXAMPLE builds mstage and sets HOME_DIR to a directory,
+# gone when the script ends, that has what SCRIPT needs to run EXAMPLE in it.
+make_demo_dir() {
+	"$ROOT/scripts/build.sh"
+	if [ "$(id -u)" = 0 ]; then
+		need_test_user
+		make_home_dir
+	else
+		HOME_DIR=$(mktemp -d)
+		mkdir "$HOME_DIR/tmp"
+	fi
+	trap 'chmod -R u+w "$HOME_DIR" || true; rm -rf "$HOME_DIR"' EXIT
+	cp "$ROOT/bin/mstage" "$HOME_DIR/mstage"
+	cp -R "$ROOT/examples/$2" "$HOME_DIR/$2"
+	mkdir "$HOME_DIR/scripts"
+	cp "$ROOT/scripts/$1" "$ROOT/scripts/env.sh" "$HOME_DIR/scripts/"
+	chmod -R a+rX "$HOME_DIR"
+}
+
+# in_demo_dir CMD…: in that directory's name without privileges: as the caller,
+# or for root as the test user.
+in_demo_dir() {
+	if [ "$(id -u)" = 0 ]; then
+		as_test_user "$@"
+	else
+		env HOME="$HOME_DIR" TMPDIR="$HOME_DIR/tmp" "$@"
+	fi
+}

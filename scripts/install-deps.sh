@@ -19,6 +19,9 @@ needed() {
 		/usr/include/stdlib.h libc6-dev
 		/usr/share/doc/busybox-static busybox-static
 		/etc/ssl/certs/ca-certificates.crt ca-certificates
+		mmdebstrap mmdebstrap
+		/usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
+		openssl openssl
 	EOF
 	if [ "${1:-}" = arm64 ] && [ "$(uname -m)" != aarch64 ]; then
 		echo "aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu"

@@ -111,7 +111,7 @@ func stream(o Output, fill func(io.Writer) error) error {
 // merged calls use with a directory that shows the image's root file system,
 // read-only.
 func merged(ctx context.Context, s image.Stores, img storage.Image, use func(root string) error) (err error) {
-	target, err := os.MkdirTemp("", "mstage-export-")
+	target, err := os.MkdirTemp(s.TempDir, "mstage-export-")
 	if err != nil {
 		return err
 	}

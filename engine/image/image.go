@@ -26,6 +26,9 @@ type Stores struct {
 	Seals   storage.Seals
 	Blobs   storage.Blobs
 	Images  storage.Images
+	// TempDir is where mount points are made, best on a tmpfs of this process;
+	// "" is os.TempDir, where a killed process leaves an empty directory.
+	TempDir string
 }
 
 // rootFSType is the only type of root file system. Source: config.md.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/mstage/mstage/engine/dockerfile"
@@ -168,6 +169,7 @@ func (s *stageMaker) base(ctx context.Context) error {
 			return err
 		}
 		s.st.From = s.bound.Base.Resolved.Reference
+		s.st.Config.Config.Env = withPath(s.st.Config.Config.Env)
 	}
 	// Triggers ran as the first instructions here; they are not inherited.
 	s.st.Config.Config.OnBuild = nil
@@ -198,8 +200,18 @@ func emptyConfig(platform string) imageconfig.Config {
 	}
 	c.RootFS.Type = "layers"
 	c.Config.WorkingDir = "/"
-	c.Config.Env = []string{"PATH=" + DefaultPath}
+	c.Config.Env = withPath(nil)
 	return c
+}
+
+// withPath adds PATH to the environment of an image that has none (root file
+// systems become such images): else ENV PATH=/own:$PATH would leave RUN without
+// /usr/bin. Source: BuildKit v0.34, which sets PATH for every stage.
+func withPath(env []string) []string {
+	if slices.ContainsFunc(env, func(kv string) bool { return strings.HasPrefix(kv, "PATH=") }) {
+		return env
+	}
+	return append(slices.Clip(env), "PATH="+DefaultPath)
 }
 
 // DefaultPath is PATH where neither the image nor the Dockerfile sets it.

@@ -1,0 +1,359 @@
+package integration
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/mstage/mstage/engine/progress"
+)
+
+// victim is a command of mstage that is to be killed.
+type victim struct {
+	t      testing.TB
+	cmd    *exec.Cmd
+	stdin  io.WriteCloser
+	stdout io.Reader
+	events chan progress.Event // closed at the end of standard error
+	log    bytes.Buffer        // standard error, to be read after events is closed
+	pidNS  []string
+}
+
+// begin starts a command that is to be killed.
+func (s *testStore) begin(args ...string) *victim {
+	s.t.Helper()
+	v := &victim{t: s.t, cmd: s.command(args...), events: make(chan progress.Event, 1<<16)}
+	var err error
+	if v.stdin, err = v.cmd.StdinPipe(); err != nil {
+		s.t.Fatal(err)
+	}
+	if v.stdout, err = v.cmd.StdoutPipe(); err != nil {
+		s.t.Fatal(err)
+	}
+	stderr, err := v.cmd.StderrPipe()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := v.cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	go v.listen(stderr)
+	return v
+}
+
+// listen turns standard error into events. It ends when no process has that
+// stream any more: those of the worker included.
+func (v *victim) listen(stderr io.Reader) {
+	defer close(v.events)
+	lines := bufio.NewScanner(io.TeeReader(stderr, &v.log))
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		var e progress.Event
+		if json.Unmarshal(lines.Bytes(), &e) == nil && e.Kind != "" {
+			v.events <- e
+		}
+	}
+}
+
+// worker returns the process ID of the command's worker, 0 when it has none. It
+// notes the pid namespace that the worker made.
+func (v *victim) worker() int {
+	for _, pid := range children(v.t, v.cmd.Process.Pid) {
+		ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", pid))
+		own, ownErr := os.Readlink("/proc/self/ns/pid")
+		if err == nil && ownErr == nil && ns != own {
+			v.pidNS = append(v.pidNS, ns)
+			return pid
+		}
+	}
+	return 0
+}
+
+// await waits until an event is the one. It reports false when the command
+// ended before.
+func (v *victim) await(is func(progress.Event) bool) bool {
+	for e := range v.events {
+		if is(e) {
+			return true
+		}
+	}
+	return false
+}
+
+// kill kills a process and waits until every process is gone that could write
+// to standard error.
+func (v *victim) kill(pid int) {
+	v.t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		v.t.Fatalf("kill %d: %v", pid, err)
+	}
+	timeout := time.After(endOfProcesses)
+	for {
+		select {
+		case _, open := <-v.events:
+			if open {
+				continue
+			}
+			_ = v.cmd.Wait() // it was killed
+			return
+		case <-timeout:
+			v.t.Fatalf("standard error is still open %s after the kill", endOfProcesses)
+		}
+	}
+}
+
+// reach brings a victim to the moment at which it is killed, and reports
+// whether it got there alive.
+type reach func(v *victim) bool
+
+// started: a step whose title has the text has begun.
+func started(text string) reach {
+	return func(v *victim) bool {
+		return v.await(func(e progress.Event) bool { return e.Kind == progress.StepStarted && strings.Contains(e.Name, text) })
+	}
+}
+
+// done: n steps are over.
+func done(n int) reach {
+	return func(v *victim) bool {
+		return v.await(func(e progress.Event) bool {
+			if e.Kind == progress.StepDone {
+				n--
+			}
+			return n == 0
+		})
+	}
+}
+
+// printed: a RUN has written the text.
+func printed(text string) reach {
+	return func(v *victim) bool {
+		return v.await(func(e progress.Event) bool { return bytes.Contains(e.Data, []byte(text)) })
+	}
+}
+
+// later waits a little after another moment, to meet what no event tells.
+func later(r reach, d time.Duration) reach {
+	return func(v *victim) bool {
+		if !r(v) {
+			return false
+		}
+		<-time.After(d)
+		return true
+	}
+}
+
+// now: the process has been started.
+func now(*victim) bool { return true }
+
+// hasWorker: the worker's namespaces are there.
+func hasWorker(v *victim) bool {
+	return within(endOfProcesses, func() string {
+		if v.worker() == 0 {
+			return "no worker"
+		}
+		return ""
+	}) == ""
+}
+
+// fed: that part of a file went into standard input, 1 and an end of file for
+// all of it.
+func fed(file string, part float64) reach {
+	return func(v *victim) bool {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			v.t.Fatal(err)
+		}
+		if _, err := v.stdin.Write(data[:int(part*float64(len(data)))]); err != nil {
+			return false
+		}
+		return part < 1 || v.stdin.Close() == nil
+	}
+}
+
+// wrote: so many bytes came out of standard output.
+func wrote(n int64) reach {
+	return func(v *victim) bool {
+		_, err := io.CopyN(io.Discard, v.stdout, n)
+		return err == nil
+	}
+}
+
+// moment is one point in the life of a command.
+type moment struct {
+	phase string
+	args  []string
+	reach reach
+	// mayEnd says that the command may be over before the moment comes.
+	mayEnd bool
+}
+
+// killDockerfile has every kind of step. SALT makes the RUNs and all that
+// follows new; the tree does not depend on it.
+const killDockerfile = `FROM busybox AS made
+ARG SALT
+RUN echo begun && for d in 0 1 2 3 4 5 6 7 8 9; do mkdir /made$d; seq 1 1500 | split -l 1 -a 3 - /made$d/f; done; echo half; \
+  chown -R 7:8 /made1; ln /made2/faaa /made2/hard; chmod 4755 /made3/faaa; rm -rf /home; echo "$SALT" >/dev/null; echo over
+COPY data /data
+FROM busybox
+COPY --from=made / /
+RUN rm -r /made4 && mv /made5 /made6/moved && cp -a /made7 /copied && echo last
+COPY data /data/again
+`
+
+func killStore(t *testing.T) *testStore {
+	t.Helper()
+	s := newBusyboxStore(t)
+	s.write("ctx/Dockerfile", killDockerfile)
+	for i := range 200 {
+		s.write(fmt.Sprintf("ctx/data/d%d/f%d", i%10, i), strings.Repeat("x", i*100))
+	}
+	s.ownBinary()
+	return s
+}
+
+// killMoments are spread over all commands that change a store.
+func killMoments(rootFS string) []moment {
+	build := []string{"build", "--progress", "json", "-t", "killed", "ctx"}
+	imports := []string{"import", "-", "imported"}
+	tar := []string{"build", "--progress", "json", "-o", "type=tar,dest=-", "ctx"}
+	archive := []string{"build", "--progress", "json", "-o", "type=docker,dest=out.tar", "ctx"}
+	tag := []string{"tag", "busybox", "tagged:1"}
+	return []moment{
+		{"import: worker is there", imports, hasWorker, false},
+		{"import: a tenth read", imports, fed(rootFS, 0.1), false},
+		{"import: nine tenths read", imports, fed(rootFS, 0.9), false},
+		{"import: commit", imports, fed(rootFS, 1), true},
+		{"import: commit 10 ms later", imports, later(fed(rootFS, 1), 10*time.Millisecond), true},
+		{"build: process is there", build, now, false},
+		{"build: worker is there", build, hasWorker, false},
+		{"RUN: set up", build, started("RUN echo begun"), false},
+		{"RUN: command is there", build, printed("begun"), false},
+		{"RUN: command works", build, printed("half"), false},
+		{"RUN: command ends", build, printed("over"), false},
+		{"RUN: commit", build, later(printed("over"), 5*time.Millisecond), false},
+		{"COPY --from: begins", build, started("COPY --from"), false},
+		{"COPY --from: 10 ms later", build, later(started("COPY --from"), 10*time.Millisecond), false},
+		{"COPY --from: 40 ms later", build, later(started("COPY --from"), 40*time.Millisecond), false},
+		{"COPY: context into a later step", build, started("COPY data /data/again"), false},
+		{"second RUN: works on copies", build, later(started("RUN rm -r"), 20*time.Millisecond), false},
+		{"second RUN: ends", build, printed("last"), false},
+		{"build: all steps done", build, done(7), true},
+		{"tag of a build: 5 ms after all steps", build, later(done(7), 5*time.Millisecond), true},
+		{"tag: process is there", tag, now, true},
+		{"tag: 5 ms later", tag, later(now, 5*time.Millisecond), true},
+		{"tag: 10 ms later", tag, later(now, 10*time.Millisecond), true},
+		{"export tar: first bytes", tar, wrote(1), false},
+		{"export tar: megabytes", tar, wrote(3 << 20), false},
+		{"export docker: sealing", archive, done(6), true},
+		{"export docker: 100 ms later", archive, later(done(6), 100*time.Millisecond), true},
+	}
+}
+
+func TestAKilledBuildLeavesNothingAndTheNextOneIsWhole(t *testing.T) {
+	undisturbed := killStore(t)
+	want := undisturbed.builtTree("ctx")
+	undisturbed.sound()
+	rootFS, err := busyboxTar()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, who := range []string{"command", "worker"} {
+		t.Run(who, func(t *testing.T) {
+			s := killStore(t)
+			killed := 0
+			for i, m := range killMoments(rootFS) {
+				if who == "worker" && (i%4 != 1 || slices.Contains(m.args, "tag")) {
+					continue
+				}
+				t.Run(m.phase, func(t *testing.T) {
+					s := *s
+					s.t = t
+					s.env = append(slices.Clone(s.env), "TMPDIR="+t.TempDir())
+					if s.killAt(m, who == "worker", fmt.Sprint("SALT=", i)) {
+						killed++
+					}
+					s.recovers(m, want, fmt.Sprint("SALT=", i))
+				})
+			}
+			if who == "command" && killed < 20 {
+				t.Errorf("killed at %d moments, want 20 at least", killed)
+			}
+		})
+	}
+}
+
+// killAt kills a command, or its worker, at a moment. It reports whether that
+// was before its end.
+func (s *testStore) killAt(m moment, worker bool, salt string) bool {
+	s.t.Helper()
+	args := slices.Clone(m.args)
+	if args[0] == "build" {
+		args = slices.Insert(args, 1, "--build-arg", salt)
+	}
+	v := s.begin(args...)
+	alive := m.reach(v)
+	victim := v.cmd.Process.Pid
+	if pid := v.worker(); worker && pid != 0 {
+		victim = pid
+	}
+	begin := time.Now()
+	v.kill(victim)
+	// A process that ended before is killed as a zombie: its own code stays.
+	early := v.cmd.ProcessState.Success()
+	if !alive && !m.mayEnd || early && !m.mayEnd {
+		s.t.Errorf("ended before the moment came:\n%s", v.log.String())
+	}
+	if worker && !early && !strings.Contains(v.log.String(), "the worker process ended without an answer") {
+		s.t.Errorf("the command does not tell that its worker is gone:\n%s", v.log.String())
+	}
+	s.nothingLeft(v.pidNS...)
+	s.t.Logf("phase %q: ended before: %v, all processes gone after %s", m.phase, early, time.Since(begin).Round(time.Millisecond))
+	s.noLitter()
+	return !early
+}
+
+// noLitter fails the test when the command left files in its directory for
+// temporary ones, or an output that is not whole.
+func (s *testStore) noLitter() {
+	s.t.Helper()
+	tmp, _ := strings.CutPrefix(s.env[len(s.env)-1], "TMPDIR=")
+	for _, dir := range []string{tmp, s.dir} {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		for _, e := range entries {
+			if e.Name() != "ctx" {
+				s.t.Errorf("left behind: %s/%s", dir, e.Name())
+			}
+		}
+	}
+}
+
+// recovers does the same again undisturbed.
+func (s *testStore) recovers(m moment, want fileTree, salt string) {
+	s.t.Helper()
+	switch m.args[0] {
+	case "import":
+		rootFS, err := busyboxTar()
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.mustRun("import", rootFS, "imported")
+	case "tag":
+		s.mustRun(m.args...)
+	}
+	s.mustRun("build", "-q", "-t", "killed", "--build-arg", salt, "ctx")
+	sameTree(s.t, s.builtTree("--build-arg", salt, "ctx"), want)
+	s.sound()
+}
