@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -144,7 +145,7 @@ func (r *Request) toStore() bool {
 // no layer is looked at and containers/storage stays closed. It returns nil
 // when something has to be done.
 func (e *Engine) fromCache(ctx context.Context, r Request, p *plan.Plan) (*BuildResult, error) {
-	if r.NoCache || !r.storeOnly() {
+	if r.NoCache || !r.storeOnly() || !e.storeExists() {
 		return nil, nil
 	}
 	files := &contextFiles{context: e.context(r)}
@@ -176,6 +177,12 @@ func (e *Engine) fromCache(ctx context.Context, r Request, p *plan.Plan) (*Build
 		return nil, err
 	}
 	return &BuildResult{Image: kept, Names: r.Names, Cached: true}, nil
+}
+
+// storeExists reports whether there is a store already. The worker makes one.
+func (e *Engine) storeExists() bool {
+	entries, err := os.ReadDir(e.o.Root)
+	return err == nil && len(entries) > 0
 }
 
 // keep puts the image into the store under its names, unless it is there with

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 
 	"github.com/mstage/mstage/engine/executor"
@@ -62,7 +63,7 @@ func (b *Backend) importImage(ctx context.Context, j *worker.Import) (*worker.Re
 	arch, variant, _ := strings.Cut(arch, "/")
 	img, err := image.New(imageconfig.Config{
 		Created: &created, OS: osName, Architecture: arch, Variant: variant,
-		History: []imageconfig.History{{Created: &created, Comment: "Imported from " + from}},
+		History: []imageconfig.History{{Created: &created, Comment: "Imported from " + filepath.Base(from)}},
 	}, []storage.Layer{layer})
 	if err != nil {
 		return nil, err

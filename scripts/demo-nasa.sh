@@ -74,7 +74,7 @@ total() { awk '{ sum += $1 } END { printf "%d\n", sum }'; }
 above_base() { layers "$1" | tail -n +$(($(layers debian:12 | wc -l) + 1)); }
 
 # row BYTES TEXT prints one line of the report.
-row() { awk -v bytes="$1" -v text="$2" 'BEGIN { printf "%9.1f MB  %s\n", bytes / 1e6, text }'; }
+row() { awk -v kilobytes="$(($1 / 1000))" -v text="$2" 'BEGIN { printf "%11.3f MB  %s\n", kilobytes / 1000, text }'; }
 
 # report says what the stages weigh. The image took one file from the stage, so
 # the rest of what the stage has on the base was left behind.

@@ -93,12 +93,11 @@ make_demo_dir() {
 	chmod -R a+rX "$HOME_DIR"
 }
 
-# in_demo_dir CMD…: in that directory's name without privileges: as the caller,
-# or for root as the test user.
+# in_demo_dir CMD…: as the caller, or for root as the test user.
 in_demo_dir() {
 	if [ "$(id -u)" = 0 ]; then
 		as_test_user "$@"
 	else
-		env HOME="$HOME_DIR" TMPDIR="$HOME_DIR/tmp" "$@"
+		env TMPDIR="$HOME_DIR/tmp" "$@"
 	fi
 }

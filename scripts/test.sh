@@ -5,7 +5,9 @@
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 
-build_flags=(-tags "$TAGS")
+# Static, as the product is: a sandbox's first program is this one, executed
+# inside the image.
+build_flags=(-tags "$TAGS" -ldflags '-linkmode external -extldflags "-static"')
 run_flags=(-test.v -test.timeout=10m -test.shuffle=on)
 case ${1:-} in
 --short)
@@ -108,8 +110,8 @@ for p in "${packages[@]}"; do
 done
 
 skipped=$(unexpected_skips)
-printf '\n%d packages, %d tests passed, %d failed, %d skipped' ${#packages[@]} "$(count PASS)" "$(count FAIL)" "$(count SKIP)"
-printf '%s\n' "${failed[*]:+; failed: ${failed[*]}}"
+printf '\n%d packages%s\n' ${#packages[@]} "${failed[*]:+; failed: ${failed[*]}}"
+printf '%d passed, %d failed, %d skipped\n' "$(count PASS)" "$(count FAIL)" "$(count SKIP)"
 if [ -n "$skipped" ]; then
 	printf 'skipped, but not in scripts/allowed-skips.txt:\n%s\n' "$skipped"
 	[ "${CI:-}" != true ] || exit 1

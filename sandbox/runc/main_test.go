@@ -20,6 +20,7 @@ const stateEnv = "MSTAGE_TEST_STATE"
 
 // TestMain runs the tests inside a worker, as the caller's user.
 func TestMain(m *testing.M) {
+	Init()
 	if rootless.IsWorker() {
 		os.Exit(m.Run())
 	}

@@ -57,10 +57,6 @@ func Init() {
 	}
 }
 
-// init takes over before the packages behind this one in the order of
-// initialisation: in a large program that saves most of each start.
-func init() { Init() }
-
 // New returns a Runner that keeps its state in stateDir, an existing directory
 // on a tmpfs that only this process and its children see. Close releases it.
 func New(stateDir string, o Options) (*Runner, error) {

@@ -1,6 +1,8 @@
 package sandboxtest
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -238,11 +240,33 @@ func (b bed) wantExit(err error, code int) {
 func checkOrphans(b bed) {
 	b.wantOutput(sandbox.Spec{}, "sleep 4242 >/dev/null 2>&1 & echo left", "left")
 	b.wantOutput(sandbox.Spec{}, "setsid sh -c 'sleep 4242' & echo left", "left")
+	b.cancelOnce("setsid sleep 4242 & echo on; sleep 4242")
 	for pid, args := range processes(b.t) {
 		if strings.Contains(args, "4242") {
 			b.t.Errorf("process %s (%s) outlived its command", pid, args)
 		}
 	}
+}
+
+// cancelOnce runs a script and cancels it when it printed "on".
+func (b bed) cancelOnce(script string) {
+	ctx, cancel := context.WithCancel(b.t.Context())
+	defer cancel()
+	s := b.fill(sandbox.Spec{Args: []string{"sh", "-c", script}, Stdout: writerFunc(func(p []byte) {
+		if strings.Contains(string(p), "on") {
+			cancel()
+		}
+	})})
+	if err := b.runner.Run(ctx, s); !errors.Is(err, context.Canceled) {
+		b.t.Errorf("got %v, want %v", err, context.Canceled)
+	}
+}
+
+type writerFunc func(p []byte)
+
+func (f writerFunc) Write(p []byte) (int, error) {
+	f(p)
+	return len(p), nil
 }
 
 // processes returns the command lines of all processes, by process id.
