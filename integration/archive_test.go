@@ -171,15 +171,18 @@ func describeContent(lines []string, files map[string][]byte, config string, lay
 	return lines, nil
 }
 
-// describeEntry is like `ls -ln`: "-rw-r--r-- 0:0 12 etc/hosts".
+// entryKinds are the words for the types of tar entries.
+var entryKinds = map[byte]string{
+	tar.TypeReg: "file", tar.TypeDir: "dir", tar.TypeSymlink: "symlink", tar.TypeLink: "hardlink",
+	tar.TypeFifo: "fifo", tar.TypeChar: "char", tar.TypeBlock: "block",
+}
+
+// describeEntry returns "file 0644 0:0 12 etc/hosts": kind, mode, owner, size and
+// name.
 func describeEntry(h *tar.Header) string {
-	mode := h.FileInfo().Mode().String()
-	if h.Typeflag == tar.TypeLink {
-		mode = "h" + mode[1:]
-	}
 	link := ""
 	if h.Linkname != "" {
 		link = " -> " + h.Linkname
 	}
-	return fmt.Sprintf("%s %d:%d %d %s%s", mode, h.Uid, h.Gid, h.Size, h.Name, link)
+	return fmt.Sprintf("%s %04o %d:%d %d %s%s", entryKinds[h.Typeflag], h.Mode, h.Uid, h.Gid, h.Size, h.Name, link)
 }

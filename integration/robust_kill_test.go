@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -25,7 +26,10 @@ type victim struct {
 	stdout io.Reader
 	events chan progress.Event // closed at the end of standard error
 	log    bytes.Buffer        // standard error, to be read after events is closed
-	pidNS  []string
+
+	mu        sync.Mutex
+	workerPID int    // guarded by mu
+	pidNS     string // guarded by mu
 }
 
 // begin starts a command that is to be killed.
@@ -59,23 +63,31 @@ func (v *victim) listen(stderr io.Reader) {
 	for lines.Scan() {
 		var e progress.Event
 		if json.Unmarshal(lines.Bytes(), &e) == nil && e.Kind != "" {
+			v.worker() // looking later would take the time in which the command ends
 			v.events <- e
 		}
 	}
 }
 
-// worker returns the process ID of the command's worker, 0 when it has none. It
-// notes the pid namespace that the worker made.
-func (v *victim) worker() int {
+// worker returns the process ID of the command's worker, 0 when it has none so
+// far, and the pid namespace that the worker made.
+func (v *victim) worker() (pid int, pidNS string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.workerPID != 0 {
+		return v.workerPID, v.pidNS
+	}
+	own, err := os.Readlink("/proc/self/ns/pid")
+	if err != nil {
+		v.t.Fatal(err)
+	}
 	for _, pid := range children(v.t, v.cmd.Process.Pid) {
-		ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", pid))
-		own, ownErr := os.Readlink("/proc/self/ns/pid")
-		if err == nil && ownErr == nil && ns != own {
-			v.pidNS = append(v.pidNS, ns)
-			return pid
+		if ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", pid)); err == nil && ns != own {
+			v.workerPID, v.pidNS = pid, ns
+			break
 		}
 	}
-	return 0
+	return v.workerPID, v.pidNS
 }
 
 // await waits until an event is the one. It reports false when the command
@@ -158,7 +170,7 @@ func now(*victim) bool { return true }
 // hasWorker: the worker's namespaces are there.
 func hasWorker(v *victim) bool {
 	return within(endOfProcesses, func() string {
-		if v.worker() == 0 {
+		if pid, _ := v.worker(); pid == 0 {
 			return "no worker"
 		}
 		return ""
@@ -201,12 +213,13 @@ type moment struct {
 // follows new; the tree does not depend on it.
 const killDockerfile = `FROM busybox AS made
 ARG SALT
-RUN echo begun && for d in 0 1 2 3 4 5 6 7 8 9; do mkdir /made$d; seq 1 1500 | split -l 1 -a 3 - /made$d/f; done; echo half; \
-  chown -R 7:8 /made1; ln /made2/faaa /made2/hard; chmod 4755 /made3/faaa; rm -rf /home; echo "$SALT" >/dev/null; echo over
+RUN echo begun && for d in 0 1 2 3 4 5 6 7 8 9; do mkdir /made$d; done; \
+  seq 1 15000 | awk '{ f = "/made" ($1 % 10) "/f" $1; print > f; close(f) }' && echo half && \
+  chown -R 7:8 /made1 && ln /made2/f2 /made2/hard && chmod 4755 /made3/f3 && rm -rf /home && : "$SALT" && echo over
 COPY data /data
 FROM busybox
 COPY --from=made / /
-RUN rm -r /made4 && mv /made5 /made6/moved && cp -a /made7 /copied && echo last
+RUN rm -r /made4 && mv /made5 /made6/moved && echo last && cp -a /made7 /copied
 COPY data /data/again
 `
 
@@ -246,7 +259,7 @@ func killMoments(rootFS string) []moment {
 		{"COPY --from: 40 ms later", build, later(started("COPY --from"), 40*time.Millisecond), false},
 		{"COPY: context into a later step", build, started("COPY data /data/again"), false},
 		{"second RUN: works on copies", build, later(started("RUN rm -r"), 20*time.Millisecond), false},
-		{"second RUN: ends", build, printed("last"), false},
+		{"second RUN: copies up", build, printed("last"), false},
 		{"build: all steps done", build, done(7), true},
 		{"tag of a build: 5 ms after all steps", build, later(done(7), 5*time.Millisecond), true},
 		{"tag: process is there", tag, now, true},
@@ -302,12 +315,15 @@ func (s *testStore) killAt(m moment, worker bool, salt string) bool {
 	}
 	v := s.begin(args...)
 	alive := m.reach(v)
-	victim := v.cmd.Process.Pid
-	if pid := v.worker(); worker && pid != 0 {
-		victim = pid
+	target := v.cmd.Process.Pid
+	if worker {
+		if pid, _ := v.worker(); pid != 0 {
+			target = pid
+		}
 	}
 	begin := time.Now()
-	v.kill(victim)
+	v.kill(target)
+	_, pidNS := v.worker()
 	// A process that ended before is killed as a zombie: its own code stays.
 	early := v.cmd.ProcessState.Success()
 	if !alive && !m.mayEnd || early && !m.mayEnd {
@@ -316,7 +332,7 @@ func (s *testStore) killAt(m moment, worker bool, salt string) bool {
 	if worker && !early && !strings.Contains(v.log.String(), "the worker process ended without an answer") {
 		s.t.Errorf("the command does not tell that its worker is gone:\n%s", v.log.String())
 	}
-	s.nothingLeft(v.pidNS...)
+	s.nothingLeft(pidNS)
 	s.t.Logf("phase %q: ended before: %v, all processes gone after %s", m.phase, early, time.Since(begin).Round(time.Millisecond))
 	s.noLitter()
 	return !early

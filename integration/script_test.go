@@ -24,7 +24,8 @@ var update = flag.Bool("update", false, "rewrite the expected outputs in the scr
 //	$BUSYBOX   the tar of a busybox root
 //	$MSTAGE    the binary
 //	$LOOPBACK  the port of an HTTP server on the host's 127.0.0.1
-//	$ARCH      the host's architecture as in "linux/amd64"
+//	$ARCH      the host's architecture, as in "linux/amd64"
+//	$OWNER     the caller's user ID
 func TestScript(t *testing.T) {
 	bin, err := mstageBinary()
 	if err != nil {
@@ -62,6 +63,7 @@ func TestScript(t *testing.T) {
 			e.Setenv("BUSYBOX", rootFS)
 			e.Setenv("LOOPBACK", strconv.Itoa(port))
 			e.Setenv("ARCH", hostArch)
+			e.Setenv("OWNER", strconv.Itoa(os.Geteuid()))
 			e.Values[testKey{}] = e.T()
 			e.Defer(func() {
 				if err := removeStore(bin, e.Getenv("MSTAGE_ROOT")); err != nil {

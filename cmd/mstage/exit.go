@@ -100,10 +100,10 @@ func describe(err error) *worker.Failure {
 	)
 	switch {
 	case errors.As(err, &interrupted):
-	case errors.As(err, &usage):
-		f.Code, f.Hint = engine.ExitUsage, usage.hint
 	case errors.As(err, &coded):
 		f.Code, f.Hint = coded.code, coded.hint
+	case errors.As(err, &usage):
+		f.Code, f.Hint = engine.ExitUsage, usage.hint
 	case errors.As(err, &store):
 		f.Code, f.Hint = engine.ExitHost, store.Hint
 	case errors.As(err, &damaged):

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -73,6 +72,14 @@ func findImage(ctx context.Context, images storage.Images, word string) (storage
 	return storage.Image{}, &codedError{
 		code: engine.ExitNotFound,
 		hint: `"mstage images" lists what there is`,
-		err:  fmt.Errorf("no such image: %s", word),
+		err:  noSuchImageError(word),
 	}
 }
+
+// noSuchImageError is a word that stands for no image.
+type noSuchImageError string
+
+func (e noSuchImageError) Error() string { return "no such image: " + string(e) }
+
+// Is makes it one of the errors that say so.
+func (e noSuchImageError) Is(target error) bool { return target == storage.ErrNotFound }

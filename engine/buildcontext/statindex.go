@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -17,6 +16,7 @@ import (
 	"sort"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -246,22 +246,48 @@ func compareInodes(a, b []byte) int {
 	)
 }
 
+// newSuffix ends the name of an index in the making.
+const newSuffix = ".new"
+
 // replaceFile writes a file that appears whole or not at all. It is not synced:
-// the checksum finds what a crash left behind.
-func replaceFile(name string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(name), ".tmp-*")
+// the checksum finds what a crash left behind. While another process writes the
+// same one nothing is done: it saves the same, and an index only saves work. A
+// fixed name and a lock let the next writer take over what a kill left.
+func replaceFile(name string, data []byte) (err error) {
+	f, err := os.OpenFile(name+newSuffix, os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(f, bytes.NewReader(data))
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), name)
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil
+		}
+		return fmt.Errorf("lock %s: %w", f.Name(), err)
 	}
-	if err != nil {
+	if ours, err := stillNamed(f); err != nil || !ours {
+		return err
+	}
+	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	if _, err := f.Write(data); err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
-	return nil
+	return os.Rename(f.Name(), name)
+}
+
+// stillNamed reports whether an open file has the name that it was opened by.
+func stillNamed(f *os.File) (bool, error) {
+	opened, err := f.Stat()
+	if err != nil {
+		return false, err
+	}
+	named, err := os.Lstat(f.Name())
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && os.SameFile(opened, named), err
 }
 
 // dropOldest removes the indexes of contexts that were not built for long.

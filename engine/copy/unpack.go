@@ -60,7 +60,7 @@ func (a *apply) unpack(ctx context.Context, f *os.File, dest string) (copied, er
 	}
 	defer plain.Close()
 	u := &unpacker{apply: a, base: dest}
-	if err := u.all(tar.NewReader(plain)); err != nil {
+	if err := u.all(ctx, tar.NewReader(plain)); err != nil {
 		return copied{}, err
 	}
 	// What follows the archive's end belongs to the file all the same.
@@ -74,7 +74,7 @@ func (a *apply) unpack(ctx context.Context, f *os.File, dest string) (copied, er
 	return counted.sum(), nil
 }
 
-func (u *unpacker) all(r *tar.Reader) error {
+func (u *unpacker) all(ctx context.Context, r *tar.Reader) error {
 	for {
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {
@@ -88,14 +88,14 @@ func (u *unpacker) all(r *tar.Reader) error {
 		if u.entries > maxArchiveEntries || u.bytes > maxArchiveBytes {
 			return errTooLarge
 		}
-		if err := u.entry(h, r); err != nil {
+		if err := u.entry(ctx, h, r); err != nil {
 			return fmt.Errorf("%q: %w", h.Name, err)
 		}
 	}
 }
 
 // entry unpacks one entry.
-func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
+func (u *unpacker) entry(ctx context.Context, h *tar.Header, content io.Reader) error {
 	name, err := inside(h.Name)
 	if err != nil {
 		return err
@@ -118,7 +118,7 @@ func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
 	if err := u.clear(e.Path); err != nil {
 		return err
 	}
-	return u.node(h, e, xattrs, content)
+	return u.node(ctx, h, e, xattrs, content)
 }
 
 // inside returns an archive's name as a path below its root.
@@ -229,7 +229,7 @@ func (u *unpacker) clear(name string) error {
 }
 
 // node makes anything but a directory at a name that is free in the layer.
-func (u *unpacker) node(h *tar.Header, e tree.Entry, xattrs map[string][]byte, content io.Reader) error {
+func (u *unpacker) node(ctx context.Context, h *tar.Header, e tree.Entry, xattrs map[string][]byte, content io.Reader) error {
 	fd, err := u.stage.openDir(path.Dir(e.Path))
 	if err != nil {
 		return err
@@ -239,7 +239,7 @@ func (u *unpacker) node(h *tar.Header, e tree.Entry, xattrs map[string][]byte, c
 	base := path.Base(e.Path)
 	switch {
 	case h.Typeflag == tar.TypeLink:
-		return u.link(&w, h.Linkname, e.Path)
+		return u.link(ctx, &w, h.Linkname, e.Path)
 	case e.IsRegular():
 		return u.file(&w, e, xattrs, content)
 	case e.IsSymlink():
@@ -272,7 +272,7 @@ func (u *unpacker) file(w *writer, e tree.Entry, xattrs map[string][]byte, conte
 
 // link makes a hard link to a name of the archive, or of the image: that one's
 // file comes into the layer then, as overlayfs would copy it up.
-func (u *unpacker) link(w *writer, target, dest string) error {
+func (u *unpacker) link(ctx context.Context, w *writer, target, dest string) error {
 	name, err := inside(target)
 	if err != nil {
 		return fmt.Errorf("hard link to %q: %w", target, err)
@@ -285,7 +285,7 @@ func (u *unpacker) link(w *writer, target, dest string) error {
 	if name == dest {
 		return fmt.Errorf("hard link to itself: %w", fs.ErrInvalid)
 	}
-	if err := u.copyUp(name); err != nil {
+	if err := u.copyUp(ctx, name); err != nil {
 		return fmt.Errorf("hard link to %q: %w", target, err)
 	}
 	fd, err := u.stage.openDir(dir)
@@ -297,7 +297,7 @@ func (u *unpacker) link(w *writer, target, dest string) error {
 }
 
 // copyUp brings a file of the chain into the layer.
-func (u *unpacker) copyUp(name string) error {
+func (u *unpacker) copyUp(ctx context.Context, name string) error {
 	if _, err := u.stage.lstatStaged(name); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -320,7 +320,7 @@ func (u *unpacker) copyUp(name string) error {
 	defer unix.Close(fd)
 	as := &apply{sel: &Selection{}, stage: u.stage}
 	w := writer{apply: as, src: chainDir{src}, destDir: path.Dir(name), fd: fd}
-	_, err = w.node(context.Background(), e, path.Base(name))
+	_, err = w.node(ctx, e, path.Base(name))
 	return err
 }
 
@@ -381,7 +381,7 @@ func (d *digestReader) Read(p []byte) (int, error) {
 		return 0, context.Cause(d.ctx)
 	}
 	n, err := d.r.Read(p)
-	d.h.Write(p[:n])
+	_, _ = d.h.Write(p[:n]) // a hash never fails
 	d.n += int64(n)
 	return n, err
 }

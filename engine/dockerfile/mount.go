@@ -67,6 +67,7 @@ func (m *Mount) complete() error {
 		if m.ID == "" {
 			m.ID = "default"
 		}
+	default: // bind and tmpfs have none
 	}
 	return nil
 }

@@ -150,11 +150,12 @@ func ociMediaType(mt string) (types.MediaType, error) {
 		return types.OCILayer, nil
 	case types.DockerUncompressedLayer:
 		return types.OCIUncompressedLayer, nil
+	default:
+		if strings.HasSuffix(mt, "diff.tar.zstd") {
+			return types.OCILayerZStd, nil
+		}
+		return "", fmt.Errorf("media type %q is not one of an image layer", mt)
 	}
-	if strings.HasSuffix(mt, "diff.tar.zstd") {
-		return types.OCILayerZStd, nil
-	}
-	return "", fmt.Errorf("media type %q is not one of an image layer", mt)
 }
 
 // Digest returns the digest of the blob.

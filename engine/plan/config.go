@@ -1,8 +1,10 @@
 package plan
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"net/netip"
 	"path"
 	"strconv"
 	"strings"
@@ -192,7 +194,12 @@ func (s *stageMaker) stopSignal(in *dockerfile.StopSignal) error {
 	return nil
 }
 
-// validSignal accepts "SIGTERM", "term", "RTMIN+3" and numbers from 1 to 64.
+// maxRealTime is the distance of SIGRTMIN and SIGRTMAX in glibc, which counts
+// from 34 to 64.
+const maxRealTime = 30
+
+// validSignal accepts "SIGTERM", "term", "RTMIN+3", "RTMAX-2" and numbers from 1
+// to 64.
 func validSignal(name string) bool {
 	if n, err := strconv.Atoi(name); err == nil {
 		return n >= 1 && n <= 64
@@ -201,15 +208,15 @@ func validSignal(name string) bool {
 	if unix.SignalNum(name) != 0 {
 		return true
 	}
-	offset, ok := strings.CutPrefix(name, "SIGRTMIN")
+	if name == "SIGRTMIN" || name == "SIGRTMAX" {
+		return true
+	}
+	offset, ok := strings.CutPrefix(name, "SIGRTMIN+")
 	if !ok {
-		offset, ok = strings.CutPrefix(name, "SIGRTMAX")
+		offset, ok = strings.CutPrefix(name, "SIGRTMAX-")
 	}
-	if !ok || offset == "" {
-		return ok
-	}
-	n, err := strconv.Atoi(offset)
-	return err == nil && n >= -30 && n <= 30
+	n, err := strconv.ParseUint(offset, 10, 8)
+	return ok && err == nil && n <= maxRealTime
 }
 
 func (s *stageMaker) healthcheck(in *dockerfile.Healthcheck) error {
@@ -293,36 +300,58 @@ func (s *stageMaker) expose(in *dockerfile.Expose) error {
 // parsePorts reads "[IP:][HOST:]PORT[-PORT][/PROTOCOL]"; like docker it keeps the
 // container's port only.
 func parsePorts(word string) ([]string, error) {
-	ports, protocol, ok := strings.Cut(word, "/")
-	if !ok {
-		protocol = "tcp"
-	}
-	protocol = strings.ToLower(protocol)
+	ports, protocol, _ := strings.Cut(word, "/")
+	protocol = cmp.Or(strings.ToLower(protocol), "tcp")
 	if protocol != "tcp" && protocol != "udp" && protocol != "sctp" {
 		return nil, fmt.Errorf("unknown protocol %q", protocol)
 	}
 	if i := strings.LastIndexByte(ports, ':'); i >= 0 {
-		ports = ports[i+1:]
-	}
-	first, last, ranged := strings.Cut(ports, "-")
-	from, err := parsePort(first)
-	if err != nil {
-		return nil, err
-	}
-	to := from
-	if ranged {
-		if to, err = parsePort(last); err != nil {
+		if err := checkHostPart(ports[:i]); err != nil {
 			return nil, err
 		}
+		ports = ports[i+1:]
 	}
-	if to < from {
-		return nil, errors.New("the range ends before it begins")
+	from, to, err := parseRange(ports)
+	if err != nil {
+		return nil, err
 	}
 	var all []string
 	for p := from; p <= to; p++ {
 		all = append(all, fmt.Sprintf("%d/%s", p, protocol))
 	}
 	return all, nil
+}
+
+// checkHostPart refuses what stands before the container's port and is neither
+// "[IP:]PORT[-PORT]" nor empty.
+func checkHostPart(s string) error {
+	addr, ports := "", s
+	if i := strings.LastIndexByte(s, ':'); i >= 0 {
+		addr, ports = s[:i], s[i+1:]
+	}
+	if addr != "" {
+		if _, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(addr, "["), "]")); err != nil {
+			return fmt.Errorf("%q is not an IP address", addr)
+		}
+	}
+	if ports == "" {
+		return nil
+	}
+	_, _, err := parseRange(ports)
+	return err
+}
+
+// parseRange reads "PORT[-PORT]".
+func parseRange(ports string) (from, to int, err error) {
+	first, last, ranged := strings.Cut(ports, "-")
+	if from, err = parsePort(first); err != nil || !ranged {
+		return from, from, err
+	}
+	to, err = parsePort(last)
+	if err == nil && to < from {
+		err = errors.New("the range ends before it begins")
+	}
+	return from, to, err
 }
 
 func parsePort(s string) (int, error) {

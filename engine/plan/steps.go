@@ -93,6 +93,9 @@ func (s *stageMaker) mount(in *dockerfile.Run, i int, word dockerfile.Word) (Mou
 	if m.Target != "" {
 		planned.Target = s.absolute(m.Target)
 	}
+	if planned.Target == "/" {
+		return Mount{}, s.refuse(in, "mount below the root: target=/mnt", "--mount can't replace the root directory")
+	}
 	if m.From == "" {
 		planned.Context = m.Type == dockerfile.MountBind
 		planned.From.Scratch = !planned.Context

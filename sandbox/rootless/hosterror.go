@@ -205,8 +205,9 @@ func (h host) cloneError(err error, rung Rung) error {
 			return causeChroot.err(err)
 		}
 		return causeForbidden.err(err)
+	default:
+		return fmt.Errorf("start worker: %w", err)
 	}
-	return fmt.Errorf("start worker: %w", err)
 }
 
 func (h host) mapError(err error) error {

@@ -90,10 +90,10 @@ func parent() int {
 		StateDir: os.Getenv(parentRole),
 	})
 	if err != nil {
-		fmt.Println(err)
+		fmt.Fprintln(os.Stdout, err)
 		return 1
 	}
-	fmt.Println("started")
+	fmt.Fprintln(os.Stdout, "started")
 	_ = w.Wait()
 	return 0
 }

@@ -159,7 +159,7 @@ func copyOutput(o output) error {
 
 // openTerminal receives the terminal that libcontainer made in the sandbox.
 func (s *streams) openTerminal() error {
-	received, err := utils.RecvFile(s.console)
+	received, err := receiveFile(s.console)
 	if err != nil {
 		return fmt.Errorf("receive terminal: %w", err)
 	}
@@ -228,4 +228,30 @@ func (s *streams) close() {
 			f.Close()
 		}
 	}
+}
+
+// receiveFile receives one descriptor over a Unix socket. Source: unix(7),
+// SCM_RIGHTS.
+func receiveFile(socket *os.File) (*os.File, error) {
+	name := make([]byte, unix.PathMax)
+	rights := make([]byte, unix.CmsgSpace(4))
+	n, oobn, _, _, err := unix.Recvmsg(int(socket.Fd()), name, rights, unix.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("recvmsg", err)
+	}
+	messages, err := unix.ParseSocketControlMessage(rights[:oobn])
+	if err != nil {
+		return nil, err
+	}
+	if len(messages) != 1 {
+		return nil, fmt.Errorf("%d control messages, want 1", len(messages))
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil {
+		return nil, err
+	}
+	if len(fds) != 1 {
+		return nil, fmt.Errorf("%d descriptors, want 1", len(fds))
+	}
+	return os.NewFile(uintptr(fds[0]), string(name[:n])), nil
 }

@@ -10,6 +10,7 @@
 package chainfs
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -145,7 +146,7 @@ func notExist(op, name string) error {
 
 // asOp makes a missing parent read like a missing name.
 func asOp(err error, op, name string) error {
-	if pe, ok := err.(*fs.PathError); ok && pe.Err == fs.ErrNotExist {
+	if errors.Is(err, fs.ErrNotExist) {
 		return notExist(op, name)
 	}
 	return err
@@ -154,5 +155,5 @@ func asOp(err error, op, name string) error {
 // layerError keeps the cause's text only: a layer that is gone from the host
 // must not look like a name that is missing in the tree.
 func (v *View) layerError(layer int, name string, err error) error {
-	return fmt.Errorf("layer directory %s: %s: %v", v.dirs[layer], name, err)
+	return fmt.Errorf("layer directory %s: %s: %s", v.dirs[layer], name, err.Error())
 }

@@ -29,6 +29,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 
 	"github.com/mstage/mstage/storage"
 	"github.com/mstage/mstage/storage/layout"
@@ -217,7 +218,7 @@ func (ix *Index) open(readOnly bool) (db *bbolt.DB, err error) {
 // content's.
 func isFileError(err error) bool {
 	_, ok := errors.AsType[*fs.PathError](err)
-	return ok || errors.Is(err, bbolt.ErrTimeout)
+	return ok || errors.Is(err, berrors.ErrTimeout)
 }
 
 func (ix *Index) damaged(err error) error {

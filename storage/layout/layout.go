@@ -66,6 +66,9 @@ func (e *Error) Error() string { return fmt.Sprintf("store %s: %v", e.Root, e.Er
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
+// HostHint returns Hint: what is wrong is the place, not what was asked for.
+func (e *Error) HostHint() string { return e.Hint }
+
 // Layout is a store's root directory, absolute and clean.
 type Layout struct{ Root string }
 

@@ -30,7 +30,7 @@ func (s *Store) Check(ctx context.Context) ([]Problem, error) {
 		return nil, fmt.Errorf("check store: %w", err)
 	}
 	if err := s.index.Check(ctx); err != nil {
-		return append(problems, Problem{Text: err.Error()}), nil
+		return append(problems, Problem{Text: err.Error()}), nil //nolint:nilerr // what is wrong is the answer
 	}
 	uses, err := s.index.Uses(ctx)
 	if err != nil {

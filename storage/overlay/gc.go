@@ -341,6 +341,28 @@ func (s *Store) removeDanglingLinks() error {
 	return nil
 }
 
+// driverTests are how the names of the directories begin in which the driver
+// makes its test mounts. Source: go.podman.io/storage/drivers/overlay.
+var driverTests = []string{"compat", "opaque-bug-check", "metacopy-check", "volatile-check"}
+
+// removeDriverTests removes what the tests of killed processes left. The caller
+// has lockSync, so that no test is going on.
+func (s *Store) removeDriverTests() error {
+	entries, err := os.ReadDir(s.driverDir())
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !slices.ContainsFunc(driverTests, func(begin string) bool { return strings.HasPrefix(e.Name(), begin) }) {
+			continue
+		}
+		if err := removeAll(filepath.Join(s.driverDir(), e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // restoreLinks makes the driver's short names that are missing. The driver
 // loses them all when it deletes the layer of a process that was killed before
 // it had written the file with that layer's short name: it takes the empty
@@ -378,7 +400,8 @@ func (s *Store) collectCatalog(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(s.restoreLinks(ctx), s.removeDanglingLinks(), lock.Unlock()); err != nil {
+	err = errors.Join(s.restoreLinks(ctx), s.removeDanglingLinks(), s.removeDriverTests(), lock.Unlock())
+	if err != nil {
 		return err
 	}
 	dir := filepath.Dir(s.catalogFile())

@@ -209,7 +209,7 @@ func (st *staged) Commit(ctx context.Context, name string) (id storage.LayerID, 
 	if err != nil {
 		return "", false, fmt.Errorf("commit %s: %w", name, err)
 	}
-	return id, won, st.Discard()
+	return id, won, st.Discard() //nolint:contextcheck // what was staged goes away whatever became of the build
 }
 
 // commit puts the layer into the catalogue, or returns the one that has the

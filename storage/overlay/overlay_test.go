@@ -211,14 +211,14 @@ func child(role string) int {
 			if _, err := w.Write([]byte("x")); err != nil {
 				panic(err)
 			}
-			fmt.Println("ready")
+			fmt.Fprintln(os.Stdout, "ready")
 			select {}
 		}
 		if _, _, err := st.Commit(bg, fmt.Sprint(os.Getpid(), " ", i)); err != nil {
 			panic(err)
 		}
 		if i == 0 {
-			fmt.Println("ready")
+			fmt.Fprintln(os.Stdout, "ready")
 		}
 	}
 }

@@ -85,13 +85,8 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.catalog, err = openCatalog(s.layout.Graph(), s.runRoot); err != nil {
+	if err := s.openCatalog(ctx, remember); err != nil {
 		return nil, fmt.Errorf("open store %s: %w", s.layout.Root, err)
-	}
-	if remember != nil {
-		if err := remember(); err != nil {
-			return nil, fmt.Errorf("open store %s: %w", s.layout.Root, err)
-		}
 	}
 	if err := s.mend(ctx, lost); err != nil {
 		return nil, err
@@ -130,6 +125,32 @@ func prepare(o Options) (*Store, error) {
 	return s, err
 }
 
+// openCatalog opens containers/storage. When remember is not nil, its driver
+// makes its test mounts, and the outcome is remembered. A lock tells their
+// directories from those that a killed process left.
+func (s *Store) openCatalog(ctx context.Context, remember func() error) (err error) {
+	if remember == nil {
+		s.catalog, err = openCatalog(s.layout.Graph(), s.runRoot)
+		return err
+	}
+	lock, err := s.lock(ctx, lockSync, layout.Exclusive)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Unlock()) }()
+	if s.catalog, err = openCatalog(s.layout.Graph(), s.runRoot); err != nil {
+		return err
+	}
+	driver, err := s.catalog.GraphDriver()
+	if err != nil {
+		return err
+	}
+	// The one test that the driver would leave to the first commit: it starts a
+	// process. The answer changes nothing for layers without an id map.
+	driver.SupportsShifting(nil, nil)
+	return remember()
+}
+
 // storageConf is the variable that names containers/storage's configuration.
 const storageConf = "CONTAINERS_STORAGE_CONF"
 
@@ -158,7 +179,7 @@ func openCatalog(graphRoot, runRoot string) (cstorage.Store, error) {
 
 // setenv sets a variable, or unsets it for "", and returns what undoes that.
 func setenv(name, value string) (restore func()) {
-	old, had := os.LookupEnv(name)
+	old, had := os.LookupEnv(name) //nolint:forbidigo // containers/storage takes settings from the environment only
 	if value == "" {
 		os.Unsetenv(name)
 	} else {

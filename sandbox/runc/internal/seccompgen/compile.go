@@ -146,8 +146,9 @@ func verdictOf(call *seccomp.Syscall) (uint32, error) {
 			errno = uint32(*call.ErrnoRet)
 		}
 		return unix.SECCOMP_RET_ERRNO | errno, nil
+	default:
+		return 0, fmt.Errorf("action %s of %v is not supported", call.Action, call.Names)
 	}
-	return 0, fmt.Errorf("action %s of %v is not supported", call.Action, call.Names)
 }
 
 // applies reports whether a rule holds for docker's capabilities. All kernels

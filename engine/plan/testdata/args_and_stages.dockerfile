@@ -1,0 +1,16 @@
+ARG VERSION=1.2
+ARG BASE=busybox
+FROM $BASE AS base
+ARG VERSION
+ARG LATE=$VERSION-late
+ARG GIVEN=default
+ARG EMPTY
+RUN one
+ENV VERSION=9
+RUN two
+FROM base AS child
+ARG MORE=$LATE
+RUN three $MORE
+FROM child
+ENV TOKEN=${VERSION:-none}
+RUN four

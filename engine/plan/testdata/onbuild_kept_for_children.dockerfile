@@ -1,0 +1,3 @@
+FROM triggers
+ONBUILD RUN mine
+ONBUILD CMD ["x"]

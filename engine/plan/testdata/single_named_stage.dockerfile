@@ -1,0 +1,3 @@
+FROM busybox AS Build
+RUN make
+LABEL a=1

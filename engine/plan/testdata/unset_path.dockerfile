@@ -1,0 +1,6 @@
+FROM bare
+ENV PATH=/own:$PATH
+ARG http_proxy
+ARG TARGETARCH
+RUN env
+HEALTHCHECK NONE
