@@ -55,6 +55,8 @@ func TestScript(t *testing.T) {
 			"interrupt": scriptInterrupt,
 			"archive":   scriptArchive,
 			"syscall":   scriptSystemCall,
+			"json":      scriptJSON,
+			"events":    scriptEvents,
 		},
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("PATH", programs+":"+e.Getenv("PATH"))

@@ -16,15 +16,13 @@ host_sources() {
 		awk '$1 ~ /^Debian/ && $2 ~ /^bookworm/ && $4 ~ /^http:/ && $6 == "main" { print $3, $4, $5, $6 }'
 }
 
-# make_base FILE writes the tar of a small Debian 12.
+# make_base FILE writes the tar of a small Debian 12. It grows in /var/tmp: the
+# IDs that the caller may use don't get into a private home directory.
 make_base() {
-	local options=(--quiet --mode=unshare --variant=minbase)
+	local sources=()
 	host_sources >sources
-	if grep -q ' bookworm main$' sources; then
-		mmdebstrap "${options[@]}" bookworm "$1" - <sources
-	else
-		mmdebstrap "${options[@]}" bookworm "$1"
-	fi
+	! grep -q ' bookworm main$' sources || sources=(-)
+	TMPDIR=/var/tmp mmdebstrap --quiet --mode=unshare --variant=minbase bookworm "$1" "${sources[@]}" <sources
 }
 
 # build ARG…: `mstage build` with the steps on standard error and all the output
@@ -88,7 +86,8 @@ report() {
 	row "$base" "base debian:12"
 	row "$((base + builder))" "stage builder: the base and"
 	above_base nasa-builder | while read -r size instruction; do
-		row "$size" "  $(cut -c 1-72 <<<"${instruction#RUN /bin/sh -c }")"
+		instruction=${instruction/"/bin/sh -c "/}
+		row "$size" "  $(tr -s ' ' <<<"${instruction% # buildkit}" | cut -c 1-60)"
 	done
 	row "$((base + taken))" "image nasa, the result: the base and"
 	row "$taken" "  /usr/local/bin/nasa, from stage builder"

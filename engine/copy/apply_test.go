@@ -18,12 +18,13 @@ import (
 	"github.com/mstage/mstage/storage"
 	"github.com/mstage/mstage/storage/chainfs"
 	"github.com/mstage/mstage/storage/chainfs/chainfstest"
+	"github.com/mstage/mstage/storage/nstest"
 	"github.com/mstage/mstage/storage/tree"
 )
 
 var must = chainfstest.Must
 
-func TestMain(m *testing.M) { os.Exit(chainfstest.Main(m)) }
+func TestMain(m *testing.M) { nstest.Main(m) }
 
 // model is a naive COPY into one directory of the host: the oracle.
 type model struct {

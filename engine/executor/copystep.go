@@ -349,22 +349,6 @@ func (w *walk) contextLayer(ctx context.Context, t *task, source string) (storag
 		return storage.StepRecord{}, err
 	}
 	key := cache.StepKey(&step, w.o.Plan.Platform, sub.inputs)
-	rec, _, err := w.single(ctx, key, func() (storage.StepRecord, bool, error) {
-		return w.findOrDo(ctx, sub, key)
-	})
+	rec, _, err := w.single(ctx, sub, key)
 	return rec, err
-}
-
-// copyInto copies source of layers into an existing host directory.
-func (r *runStep) copyInto(ctx context.Context, layers []storage.Layer, source, dir string) error {
-	view, err := r.machine.view(layers)
-	if err != nil {
-		return err
-	}
-	sel, err := copy.Select(ctx, view, copy.Spec{Sources: []string{relative(source)}})
-	if err != nil {
-		return err
-	}
-	_, err = copy.Apply(ctx, sel, copy.Dest{Chain: chainfs.New(nil), Dir: dir, Path: "/"}, copy.Options{})
-	return err
 }

@@ -39,6 +39,9 @@ func (r *runStep) addMounts(ctx context.Context) error {
 	slices.SortStableFunc(mounts, func(a, b plan.Mount) int {
 		return strings.Count(a.Target, "/") - strings.Count(b.Target, "/")
 	})
+	if err := r.acquireCaches(ctx, mounts); err != nil {
+		return err
+	}
 	for _, m := range mounts {
 		if err := r.addMount(ctx, m); err != nil {
 			return fmt.Errorf("mount %s: %w", m.Target, err)
@@ -86,7 +89,7 @@ func (r *runStep) addSecret(m plan.Mount) error {
 			return nil
 		}
 	}
-	source, err := r.secretFile(data, fs.FileMode(m.Mode), m.UID, m.GID)
+	source, err := r.secretFile(data, m.Mode, m.UID, m.GID)
 	if err != nil {
 		return err
 	}
@@ -97,7 +100,7 @@ func (r *runStep) addSecret(m plan.Mount) error {
 }
 
 // secretFile writes a file below TempDir that goes away with the step.
-func (r *runStep) secretFile(data []byte, mode fs.FileMode, uid, gid uint32) (string, error) {
+func (r *runStep) secretFile(data []byte, mode, uid, gid uint32) (string, error) {
 	dir, err := r.machine.tempDir("file")
 	if err != nil {
 		return "", err
@@ -112,46 +115,7 @@ func (r *runStep) secretFile(data []byte, mode fs.FileMode, uid, gid uint32) (st
 			return "", ownerError(name, uid, gid, err)
 		}
 	}
-	return name, os.Chmod(name, mode)
-}
-
-// addCache shows a cache directory, which starts as a copy of its source.
-func (r *runStep) addCache(ctx context.Context, m plan.Mount) error {
-	fill := func(dir string) error { return r.fillCache(ctx, m, dir) }
-	dir, release, err := r.machine.Caches.Acquire(ctx, cacheID(m), m.Sharing, fill)
-	if err != nil {
-		return err
-	}
-	r.undo = append(r.undo, release)
-	r.spec.Mounts = append(r.spec.Mounts, sandbox.Mount{
-		Type: sandbox.MountBind, Source: dir, Target: m.Target, ReadOnly: m.ReadOnly,
-	})
-	return nil
-}
-
-// cacheID tells caches of one id apart that were made for different owners, so
-// that a mount finds what it asked for.
-func cacheID(m plan.Mount) string {
-	return fmt.Sprintf("%s:%d:%d:%o", m.ID, m.UID, m.GID, m.Mode)
-}
-
-// fillCache makes a new cache directory what the mount says.
-func (r *runStep) fillCache(ctx context.Context, m plan.Mount, dir string) error {
-	if m.From.Stage != nil || m.From.Image != nil {
-		layers, err := r.walk.sourceLayers(ctx, m.From)
-		if err != nil {
-			return err
-		}
-		if err := r.copyInto(ctx, layers, m.Source, dir); err != nil {
-			return err
-		}
-	}
-	if m.UID != 0 || m.GID != 0 {
-		if err := os.Chown(dir, int(m.UID), int(m.GID)); err != nil {
-			return ownerError(m.Target, m.UID, m.GID, err)
-		}
-	}
-	return os.Chmod(dir, fs.FileMode(m.Mode))
+	return name, chmod(name, mode)
 }
 
 // addBind shows a directory or file of the context, a stage or an image.
@@ -395,6 +359,8 @@ func (m *rootMount) removePoints() error {
 		return err
 	}
 	defer root.Close()
+	// Points share parents that were made: those come after all that is in them.
+	slices.SortStableFunc(m.made, func(a, b string) int { return strings.Count(b, "/") - strings.Count(a, "/") })
 	for _, p := range m.made {
 		if st, err := root.Lstat(p); err == nil && (st.IsDir() || st.Size() == 0) {
 			_ = root.Remove(p) // a directory that the command filled stays

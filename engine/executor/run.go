@@ -32,7 +32,9 @@ type runStep struct {
 	view    *chainfs.View
 	staged  storage.Staged
 	spec    sandbox.Spec
-	undo    []func() error
+	// caches are the directories of the cache mounts by their ID.
+	caches map[string]string
+	undo   []func() error
 }
 
 // doRun runs the command over the layers below; the upper directory of its
@@ -52,10 +54,6 @@ func (w *walk) doRun(ctx context.Context, t *task) (rec storage.StepRecord, err 
 	r.spec.Stdout = w.vertices.output(t.vertex, 1)
 	r.spec.Stderr = w.vertices.output(t.vertex, 2)
 	if err := r.prepare(ctx); err != nil {
-		return rec, err
-	}
-	// The uppermost layer's root is the merged root: it repeats the one below.
-	if err := copy.Mkdir(copy.Dest{Chain: r.view, Dir: r.staged.Dir(), Path: "/"}, copy.Owner{}); err != nil {
 		return rec, err
 	}
 	if err := r.execute(ctx); err != nil {
@@ -85,6 +83,10 @@ func (r *runStep) prepare(ctx context.Context) error {
 		return err
 	}
 	r.view = view
+	// The uppermost layer's root is the merged root: it repeats the one below.
+	if err := copy.Mkdir(copy.Dest{Chain: view, Dir: r.staged.Dir(), Path: "/"}, copy.Owner{}); err != nil {
+		return err
+	}
 	user, err := lookupUser(view, r.run.User)
 	if err != nil {
 		return err

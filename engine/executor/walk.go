@@ -35,6 +35,7 @@ type future struct {
 
 // flight is a step under way: identical steps of two stages run once.
 type flight struct {
+	task *task
 	done chan struct{}
 	rec  storage.StepRecord
 	err  error
@@ -181,47 +182,53 @@ func (w *walk) step(ctx context.Context, st *plan.Stage, s *plan.Step, layers []
 	t := &task{stage: st, step: s, layers: layers, chain: cache.ChainIdentity(layers)}
 	t.inputs.Chain = t.chain
 	if err := w.inputs(ctx, t); err != nil {
-		return storage.StepRecord{}, w.stepError(t, err)
+		return storage.StepRecord{}, stepError(ctx, t, err)
 	}
 	t.vertex = w.vertices.start(title(st, s), s.Pos)
 	key := cache.StepKey(s, w.o.Plan.Platform, t.inputs)
-	rec, cached, err := w.single(ctx, key, func() (storage.StepRecord, bool, error) {
-		return w.findOrDo(ctx, t, key)
-	})
+	rec, cached, err := w.single(ctx, t, key)
 	w.vertices.done(ctx, t.vertex, cached, err)
 	if err != nil {
-		return rec, w.stepError(t, err)
+		return rec, stepError(ctx, t, err)
 	}
 	return rec, nil
 }
 
-// stepError adds the step, unless the step was ended by another one's failure.
-func (w *walk) stepError(t *task, err error) error {
-	if errors.Is(err, errMiss) || errors.Is(err, context.Canceled) {
+// stepError adds the step to its failure. What is another step's failure, or the
+// end of ctx, stays as it is.
+func stepError(ctx context.Context, t *task, err error) error {
+	if errors.Is(err, errMiss) || (ctx.Err() != nil && errors.Is(err, context.Cause(ctx))) {
+		return err
+	}
+	if _, placed := errors.AsType[*StepError](err); placed {
 		return err
 	}
 	return &StepError{Stage: *t.stage, Step: *t.step, Vertex: t.vertex, Err: err}
 }
 
-// single runs do once for all steps with the same key. Those that only waited
-// count as cached.
-func (w *walk) single(ctx context.Context, key storage.Digest, do func() (storage.StepRecord, bool, error)) (storage.StepRecord, bool, error) {
+// single finds or does t once for all steps with the same key. Those that only
+// waited count as cached; they fail with the error of the one that ran, because
+// that one has the output.
+func (w *walk) single(ctx context.Context, t *task, key storage.Digest) (storage.StepRecord, bool, error) {
 	w.mu.Lock()
 	f, running := w.flights[key]
 	if !running {
-		f = &flight{done: make(chan struct{})}
+		f = &flight{task: t, done: make(chan struct{})}
 		w.flights[key] = f
 	}
 	w.mu.Unlock()
 	if !running {
 		var cached bool
-		f.rec, cached, f.err = do()
+		f.rec, cached, f.err = w.findOrDo(ctx, t, key)
 		close(f.done)
 		return f.rec, cached, f.err
 	}
 	select {
 	case <-f.done:
-		return f.rec, true, f.err
+		if f.err != nil {
+			return f.rec, false, stepError(ctx, f.task, f.err)
+		}
+		return f.rec, true, nil
 	case <-ctx.Done():
 		return storage.StepRecord{}, false, context.Cause(ctx)
 	}

@@ -24,7 +24,7 @@ import (
 	"github.com/mstage/mstage/engine/progress"
 	"github.com/mstage/mstage/storage"
 	"github.com/mstage/mstage/storage/layertar"
-	"github.com/mstage/mstage/storage/layertar/nstest"
+	"github.com/mstage/mstage/storage/nstest"
 )
 
 func TestMain(m *testing.M) { nstest.Main(m) }

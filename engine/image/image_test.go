@@ -14,7 +14,7 @@ import (
 	"github.com/mstage/mstage/engine/image/imagetest"
 	"github.com/mstage/mstage/engine/imageconfig"
 	"github.com/mstage/mstage/storage"
-	"github.com/mstage/mstage/storage/layertar/nstest"
+	"github.com/mstage/mstage/storage/nstest"
 )
 
 func TestMain(m *testing.M) { nstest.Main(m) }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -30,6 +31,8 @@ const (
 	// maxPrivate bounds the directories of one private cache: more RUNs than
 	// this at a time is no build.
 	maxPrivate = 1024
+	// freshSuffix is behind the name of a directory that is being filled.
+	freshSuffix = ".new"
 )
 
 // Acquire returns the directory for id, made by fill when it is new. sharing is
@@ -68,7 +71,7 @@ func (d Dirs) fill(ctx context.Context, dir string, fill func(dir string) error)
 	if _, err := os.Stat(dir); err == nil || !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	fresh := dir + ".new"
+	fresh := dir + freshSuffix
 	if err := os.RemoveAll(fresh); err != nil {
 		return err
 	}
@@ -126,7 +129,9 @@ func (d Dirs) tryLock(name string, how int) (*os.File, error) {
 	return f, nil
 }
 
-// RemoveUnused deletes the directories that nobody has and returns how many.
+// RemoveUnused deletes the directories that nobody has and returns how many. One
+// that is being filled is its cache's, and what a killed process left half filled
+// goes.
 func (d Dirs) RemoveUnused() (int, error) {
 	entries, err := os.ReadDir(d.Path)
 	if err != nil {
@@ -137,7 +142,7 @@ func (d Dirs) RemoveUnused() (int, error) {
 		if !e.IsDir() {
 			continue
 		}
-		lock, err := d.tryLock(e.Name(), unix.LOCK_EX)
+		lock, err := d.tryLock(strings.TrimSuffix(e.Name(), freshSuffix), unix.LOCK_EX)
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			continue
 		}

@@ -13,12 +13,13 @@ import (
 
 	"github.com/mstage/mstage/storage/chainfs"
 	"github.com/mstage/mstage/storage/chainfs/chainfstest"
+	"github.com/mstage/mstage/storage/nstest"
 	"github.com/mstage/mstage/storage/tree"
 )
 
 var must = chainfstest.Must
 
-func TestMain(m *testing.M) { os.Exit(chainfstest.Main(m)) }
+func TestMain(m *testing.M) { nstest.Main(m) }
 
 func TestTheViewOfRandomLayersIsWhatOverlayShows(t *testing.T) {
 	for seed := range uint64(60) {

@@ -1,6 +1,6 @@
 // Package chainfstest makes random stacks of layer directories and mounts them
 // with overlayfs, the oracle for everything that reads or writes such
-// directories in user space.
+// directories in user space. Its users' TestMain is that of storage/nstest.
 package chainfstest
 
 import (
@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path"
 	"path/filepath"
 	"slices"
@@ -23,37 +22,6 @@ import (
 	"github.com/mstage/mstage/storage/chainfs"
 	"github.com/mstage/mstage/storage/tree"
 )
-
-// inNamespace is set in the environment of the process that may mount.
-const inNamespace = "MSTAGE_TEST_IN_NAMESPACE"
-
-// Main runs the tests in a new mount namespace, and for a user who isn't root
-// in a new user namespace with the user's subordinate ids. Its result is for
-// os.Exit.
-func Main(m *testing.M) int {
-	if os.Getenv(inNamespace) != "" {
-		return m.Run()
-	}
-	args := []string{"--mount"}
-	if os.Getuid() != 0 {
-		args = append(args, "--map-root-user", "--map-auto")
-	}
-	cmd := exec.Command("unshare", append(append(args, "--", "/proc/self/exe"), os.Args[1:]...)...)
-	// unshare(1) would run itself as /proc/self/exe.
-	self, err := os.Executable()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	cmd.Args[slices.Index(cmd.Args, "/proc/self/exe")] = self
-	cmd.Env = append(os.Environ(), inNamespace+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	if err := cmd.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "run in a mount namespace:", err)
-		return 1
-	}
-	return 0
-}
 
 // names are few, so that layers collide.
 var names = []string{"a", "b", "c", "d", "e"}
