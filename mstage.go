@@ -79,16 +79,16 @@ type launcher struct {
 }
 
 // Launch starts a worker.
-func (l launcher) Launch(interactive bool) (worker.Process, error) {
-	state := stateDir(l.root)
-	if _, err := layout.Create(l.root); err != nil {
-		return nil, err
-	}
-	if err := os.MkdirAll(state, 0o700); err != nil {
-		return nil, err
+func (l launcher) Launch(o worker.LaunchOptions) (worker.Process, error) {
+	state := ""
+	if !o.NoStore {
+		var err error
+		if state, err = makeStateDir(l.root); err != nil {
+			return nil, err
+		}
 	}
 	w, err := rootless.Start(context.Background(), rootless.Options{
-		Args: []string{workerRole, state}, StateDir: state, SameGroup: interactive,
+		Args: []string{workerRole, state}, StateDir: state, SameGroup: o.Terminal,
 		Stdin: l.stdin, Stdout: l.stdout, Stderr: l.stderr,
 	})
 	if err != nil {
@@ -104,8 +104,23 @@ type process struct {
 }
 
 func (p process) Kill() error { p.worker.Kill(); return nil }
+
+// Notice tells why a better rung than the one in use is out of reach.
+func (p process) Notice() string {
+	if p.worker.Notice == nil {
+		return ""
+	}
+	return p.worker.Notice.Message + ": files keep only one owner; " + p.worker.Notice.Hint
+}
+
 func (p process) Wait() error { return p.worker.Wait() }
 
-// stateDir is a directory of the store over which each worker mounts a private
-// tmpfs; on disk it stays empty.
-func stateDir(root string) string { return filepath.Join(root, "run") }
+// makeStateDir makes the store where it is missing, and the directory in it over
+// which each worker mounts a private tmpfs; on disk it stays empty.
+func makeStateDir(root string) (string, error) {
+	if _, err := layout.Create(root); err != nil {
+		return "", err
+	}
+	dir := filepath.Join(root, "run")
+	return dir, os.MkdirAll(dir, 0o700)
+}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/mstage/mstage/engine/cache"
@@ -77,26 +78,28 @@ func (e *Engine) Plan(ctx context.Context, r Request, strict bool) (*plan.Plan, 
 	if err != nil {
 		return nil, err
 	}
-	return e.plan(ctx, f, r, strict)
+	_, p, err := e.plan(ctx, f, r, strict)
+	return p, err
 }
 
-func (e *Engine) plan(ctx context.Context, f *dockerfile.File, r Request, strict bool) (*plan.Plan, error) {
+func (e *Engine) plan(ctx context.Context, f *dockerfile.File, r Request, strict bool) (*stage.Graph, *plan.Plan, error) {
 	g, err := stage.Build(f, stage.Options{BuildArgs: r.BuildArgs, Target: r.Target, Platform: e.o.Platform})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	bound, err := resolve.Bind(ctx, g, resolve.Options{
 		Sources: e.o.Sources, Platform: e.o.Platform, ConfigOf: e.configOf, AllowUnknown: !strict,
-		Hint: "registry access is not supported yet; import or load the image first",
+		Hint: "registry access is not supported yet; import the image first",
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return plan.Make(ctx, bound, plan.Options{
+	p, err := plan.Make(ctx, bound, plan.Options{
 		Platform: e.o.Platform, Labels: r.Labels,
 		Network: r.Network, AllowHostNetwork: r.AllowHostNetwork, ShmBytes: r.ShmBytes, Ulimits: r.Ulimits,
 		ConfigOf: e.configOf, Images: e.o.Index,
 	})
+	return g, p, err
 }
 
 // Build builds a request and delivers its outputs. The error is a
@@ -110,11 +113,12 @@ func (e *Engine) Build(ctx context.Context, r Request) (*BuildResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := e.plan(ctx, f, r, true)
+	g, p, err := e.plan(ctx, f, r, true)
 	if err != nil {
 		return nil, err
 	}
 	warn(r.Sink, f)
+	warnUnused(r.Sink, g)
 	res, err := e.fromCache(ctx, r, p)
 	if res == nil && err == nil {
 		res, err = e.inWorker(ctx, r, p)
@@ -127,6 +131,16 @@ func warn(sink progress.Sink, f *dockerfile.File) {
 	for _, w := range f.Warnings {
 		sink.Send(progress.Event{
 			Kind: progress.Warning, Time: time.Now(), Message: w.Message, File: w.Pos.File, Line: w.Pos.Line,
+		})
+	}
+}
+
+// warnUnused tells build arguments that no ARG takes.
+func warnUnused(sink progress.Sink, g *stage.Graph) {
+	if len(g.UnusedArgs) > 0 {
+		sink.Send(progress.Event{
+			Kind: progress.Warning, Time: time.Now(), File: g.File.Name,
+			Message: "no ARG takes the build arguments " + strings.Join(g.UnusedArgs, ", "),
 		})
 	}
 }

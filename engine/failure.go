@@ -68,7 +68,7 @@ func exitCode(err error) int {
 		return ExitDiskFull
 	case ranAndFailed(err):
 		return ExitRun
-	case errors.As(err, &fault):
+	case errors.As(err, &fault), errors.Is(err, storage.ErrInUse):
 		return ExitUsage
 	case errors.Is(err, storage.ErrNotFound), errors.Is(err, pluginapi.ErrNotFound):
 		return ExitNotFound

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -97,6 +98,9 @@ func (b *Backend) prune(ctx context.Context, j *worker.Prune) (*worker.Result, e
 	return &worker.Result{FreedBytes: freed}, b.Sync(ctx)
 }
 
+// exitNoCommand is what shells return for a command that is not there.
+const exitNoCommand = 127
+
 // unshare runs a host command as root of the worker's namespaces.
 func unshare(ctx context.Context, j *worker.Unshare) (*worker.Result, error) {
 	cmd := exec.CommandContext(ctx, j.Args[0], j.Args[1:]...)
@@ -104,6 +108,9 @@ func unshare(ctx context.Context, j *worker.Unshare) (*worker.Result, error) {
 	err := cmd.Run()
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		return &worker.Result{ExitCode: exit.ExitCode()}, nil
+	}
+	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+		return nil, &worker.Failure{Message: err.Error(), Code: exitNoCommand}
 	}
 	return &worker.Result{}, err
 }

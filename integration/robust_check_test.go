@@ -265,7 +265,8 @@ func (s *testStore) processes(pidNS string) string {
 		ns, _ := os.Readlink(proc + "ns/pid")
 		env, _ := os.ReadFile(proc + "environ")
 		ours := exe == s.bin || pidNS != "" && ns == pidNS || bytes.Contains(env, []byte("MSTAGE_ROOT="+s.root))
-		if ours && pid != os.Getpid() {
+		// A zombie whose parent was killed waits for init, on some hosts for seconds.
+		if state, _ := stateOf(pid); ours && state != "Z" && pid != os.Getpid() {
 			line, _ := os.ReadFile(proc + "cmdline")
 			fmt.Fprintf(&found, "%d %s %q\n", pid, exe, line)
 		}
@@ -294,15 +295,27 @@ func children(t testing.TB, pid int) []int {
 	t.Helper()
 	var found []int
 	for _, p := range allProcesses(t) {
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p))
-		if err != nil {
-			continue // gone meanwhile
-		}
-		// The name, in parentheses, may hold anything. Source: proc(5).
-		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-		if len(fields) > 1 && fields[1] == strconv.Itoa(pid) {
+		if _, parent := stateOf(p); parent == pid {
 			found = append(found, p)
 		}
 	}
 	return found
+}
+
+// stateOf returns a process's state letter and parent; "" when it is gone.
+func stateOf(pid int) (state string, parent int) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return "", 0
+	}
+	// The name, in parentheses, may hold anything. Source: proc(5).
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(fields) < 2 {
+		return "", 0
+	}
+	parent, err = strconv.Atoi(fields[1])
+	if err != nil {
+		return "", 0
+	}
+	return fields[0], parent
 }

@@ -86,7 +86,7 @@ func (f *buildFlags) register(cmd *cobra.Command) {
 // registerPlan declares the flags that change the plan.
 func (f *buildFlags) registerPlan(cmd *cobra.Command) {
 	fs := cmd.Flags()
-	fs.StringVarP(&f.file, "file", "f", "", "the Dockerfile, - for standard input (default CONTEXT/Dockerfile)")
+	fs.StringVarP(&f.file, "file", "f", "", "the Dockerfile, - for standard input (default Dockerfile, dockerfile or Containerfile in CONTEXT)")
 	fs.StringVar(&f.target, "target", "", "stage to build, by name or index (default the last)")
 	fs.StringVar(&f.platform, "platform", "", "`OS/ARCH`; only this host's is supported yet")
 	fs.StringArrayVar(&f.buildArgs, "build-arg", nil, "`NAME[=VALUE]` for ARG; without = from the environment")

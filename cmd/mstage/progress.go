@@ -172,8 +172,9 @@ func (p *plainOutput) failed(err error) { p.explain(p.w, err) }
 func (p *plainOutput) explain(w io.Writer, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	v := p.vertices[engine.Describe(err).Vertex]
-	if v == nil {
+	f := engine.Describe(err)
+	v := p.vertices[f.Vertex]
+	if v == nil || (f.Rendered != "" && len(v.kept) == 0) {
 		return
 	}
 	fmt.Fprintf(w, "------\n > %s:\n", printable(v.name))
@@ -185,7 +186,9 @@ func (p *plainOutput) explain(w io.Writer, err error) {
 		fmt.Fprintln(w)
 	}
 	fmt.Fprintln(w, "------")
-	p.excerpt(w, v.line)
+	if f.Rendered == "" {
+		p.excerpt(w, v.line)
+	}
 }
 
 // excerpt prints the failed line between its neighbours.

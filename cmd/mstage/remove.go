@@ -117,8 +117,7 @@ func (c *cli) prune(ctx context.Context, all, force bool) error {
 	return err
 }
 
-// confirm asks on a terminal; without one nobody can answer, so it goes ahead
-// for what is only cache and stops for what is not.
+// confirm asks; without an answer nothing is removed.
 func (c *cli) confirm(all bool) bool {
 	what := "all layers and blobs that no image needs"
 	if all {

@@ -45,6 +45,9 @@ to its file system is thrown away when it ends. The exit code is the command's;
 			return c.run(cmd.Context(), cmd, &f, args[0], args[1:])
 		},
 	}
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return &codedError{code: ownFailure, err: &usageError{message: err.Error(), command: cmd.CommandPath()}}
+	})
 	fs := cmd.Flags()
 	fs.SetInterspersed(false)
 	fs.BoolVarP(&f.stdin, "interactive", "i", false, "connect standard input")

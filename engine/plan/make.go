@@ -60,7 +60,7 @@ type maker struct {
 	bindings *resolve.Bindings
 	plan     *Plan
 	stages   map[int]int          // index in the Dockerfile → index in plan.Stages
-	images   map[string]int       // local ID → index in plan.Images
+	images   map[string]int       // local ID and word → index in plan.Images
 	scopes   map[int]*stage.Scope // by index in plan.Stages, walked to the end
 }
 
@@ -241,7 +241,8 @@ func (m *maker) source(ctx context.Context, b *resolve.Binding) (Source, error) 
 
 // image returns the index of a pinned image in the plan.
 func (m *maker) image(ctx context.Context, r pluginapi.Resolved) (int, error) {
-	if i, ok := m.images[r.Image]; ok {
+	key := r.Image + " " + r.Reference
+	if i, ok := m.images[key]; ok {
 		return i, nil
 	}
 	img, err := m.o.Images.Image(ctx, storage.Digest(r.Image))
@@ -249,7 +250,7 @@ func (m *maker) image(ctx context.Context, r pluginapi.Resolved) (int, error) {
 		return 0, err
 	}
 	i := len(m.plan.Images)
-	m.images[r.Image] = i
+	m.images[key] = i
 	m.plan.Images = append(m.plan.Images, Image{Reference: r.Reference, Source: r.Source, ID: img.ID, Layers: img.Layers})
 	return i, nil
 }

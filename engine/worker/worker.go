@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/mstage/mstage/engine/dockerfile"
 	"github.com/mstage/mstage/engine/export"
@@ -178,14 +179,22 @@ type Report struct {
 
 // Launcher starts worker processes.
 type Launcher interface {
-	// Launch starts a worker. interactive says that the job reads the caller's
-	// terminal.
-	Launch(interactive bool) (Process, error)
+	Launch(o LaunchOptions) (Process, error)
+}
+
+// LaunchOptions say what a job needs of its worker.
+type LaunchOptions struct {
+	// Terminal says that the job reads the caller's terminal.
+	Terminal bool
+	// NoStore says that the job works without a store.
+	NoStore bool
 }
 
 // Process is one worker process with the socket to it.
 type Process interface {
 	io.ReadWriteCloser
+	// Notice is what this host keeps the worker from, "" for nothing.
+	Notice() string
 	// Kill ends the worker and everything in it at once.
 	Kill() error
 	// Wait returns when the process is gone.
@@ -208,9 +217,12 @@ type Client struct {
 // resize may be nil.
 func Call(l Launcher, job Job, sink progress.Sink, stop <-chan struct{}, resize <-chan [2]uint16) (*Result, error) {
 	job.Version = Version
-	proc, err := l.Launch(job.Run != nil || job.Unshare != nil)
+	proc, err := l.Launch(LaunchOptions{Terminal: job.Run != nil || job.Unshare != nil, NoStore: job.Unshare != nil})
 	if err != nil {
 		return nil, err
+	}
+	if notice := proc.Notice(); notice != "" {
+		sink.Send(progress.Event{Kind: progress.Warning, Time: time.Now(), Message: notice})
 	}
 	c := &Client{proc: proc, enc: json.NewEncoder(proc)}
 	over := make(chan struct{})

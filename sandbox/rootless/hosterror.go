@@ -31,6 +31,10 @@ func (e *HostError) Error() string {
 // Unwrap returns what the kernel or the tool said.
 func (e *HostError) Unwrap() error { return e.Err }
 
+// HostHint tells callers that don't know this type that the host is the cause,
+// and how to mend it.
+func (e *HostError) HostHint() string { return e.Hint }
+
 // cause is one row of the table of host conditions.
 type cause struct {
 	message, hint string

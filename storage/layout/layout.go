@@ -13,6 +13,11 @@
 //	ROOT/tmp/            one directory per worker, removed with its lease
 //	ROOT/locks/          lock files
 //	ROOT/empty/          two empty directories, lower layers for mounts with none
+//	ROOT/cache/          directories of RUN --mount=type=cache
+//	ROOT/run/            where each worker mounts its private tmpfs; empty on disk
+//	ROOT/stat-index/     digests of build context files by their inodes
+//	ROOT/synced,unsynced what an unclean end of the machine may have lost
+//	ROOT/overlay-ok      that overlayfs works here, until the next boot
 package layout
 
 import (
@@ -224,7 +229,8 @@ func (l Layout) checkUnused() error {
 	}
 	for _, e := range entries {
 		switch e.Name() {
-		case "containers", "blobs", "leases", "tmp", "locks", "empty", "format", "index.db", "images", "lost+found":
+		case "containers", "blobs", "leases", "tmp", "locks", "empty", "format", "images", "cache", "run", "stat-index",
+			"index.db", "index.db.lock", "synced", "unsynced", "overlay-ok", "lost+found":
 		default:
 			if !strings.HasPrefix(e.Name(), formatTemp) {
 				return &Error{
