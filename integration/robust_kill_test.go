@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -308,6 +309,9 @@ func TestAKilledBuildLeavesNothingAndTheNextOneIsWhole(t *testing.T) {
 	}
 }
 
+// workerIsGone is what a command says whose worker was killed.
+var workerIsGone = regexp.MustCompile(`the worker process ended without an answer|start worker: it ended early`)
+
 // killAt kills a command, or its worker, at a moment. It reports whether that
 // was before its end.
 func (s *testStore) killAt(m moment, worker bool, salt string) bool {
@@ -332,7 +336,7 @@ func (s *testStore) killAt(m moment, worker bool, salt string) bool {
 	if !alive && !m.mayEnd || early && !m.mayEnd {
 		s.t.Errorf("ended before the moment came:\n%s", v.log.String())
 	}
-	if worker && !early && !strings.Contains(v.log.String(), "the worker process ended without an answer") {
+	if worker && !early && !workerIsGone.MatchString(v.log.String()) {
 		s.t.Errorf("the command does not tell that its worker is gone:\n%s", v.log.String())
 	}
 	s.nothingLeft(pidNS)

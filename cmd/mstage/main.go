@@ -12,6 +12,9 @@ import (
 
 func main() {
 	mstage.Init()
+	if err := trustEmbeddedRoots(); err != nil {
+		os.Exit(finish(os.Stderr, err))
+	}
 	os.Exit(run(os.Args, os.Stdin, os.Stdout, os.Stderr))
 }
 

@@ -63,7 +63,7 @@ func newStore(t *testing.T) *index.Index {
 	return ix
 }
 
-// mstage runs the program and returns what it wrote and its exit code.
+// mstageRun runs the program and returns what it wrote and its exit code.
 func mstageRun(args ...string) (stdout, stderr string, code int) {
 	var out, errs bytes.Buffer
 	code = run(append([]string{"mstage"}, args...), strings.NewReader(""), &out, &errs)

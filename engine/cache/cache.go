@@ -3,6 +3,7 @@ package cache
 
 import (
 	"context"
+	"crypto/rand"
 	"slices"
 	"sync"
 
@@ -41,6 +42,16 @@ func (c *Cache) Find(ctx context.Context, key storage.Digest) (storage.StepRecor
 		c.mu.Unlock()
 	}
 	return rec, ok, err
+}
+
+// ResultIdentity is the identity of what a command produced. That is its key,
+// unless the command runs although its result is known: then it may produce
+// something else, and nothing that was built on the old result may be found.
+func (c *Cache) ResultIdentity(key storage.Digest) storage.Digest {
+	if !c.Disabled {
+		return key
+	}
+	return digest("fresh", []string{string(key), rand.Text()})
 }
 
 // Record keeps a result under its keys. A COPY --from is also kept by its

@@ -63,7 +63,7 @@ func (w *walk) doRun(ctx context.Context, t *task) (rec storage.StepRecord, err 
 	if err != nil {
 		return rec, fmt.Errorf("measure the new layer: %w", err)
 	}
-	return w.commit(ctx, t, r.staged, storage.Layer{Identity: t.keys[0], SizeBytes: size})
+	return w.commit(ctx, t, r.staged, storage.Layer{Identity: w.o.Cache.ResultIdentity(t.keys[0]), SizeBytes: size})
 }
 
 // close undoes what the step set up. The first failure is told, all are tried.
@@ -165,7 +165,11 @@ func (r *runStep) addCABundle() {
 // size.
 func (w *walk) commit(ctx context.Context, t *task, staged storage.Staged, layer storage.Layer) (storage.StepRecord, error) {
 	layer.Created = time.Now().UTC().Truncate(time.Second)
-	id, _, err := staged.Commit(ctx, storage.StepLayerName(t.keys[0]))
+	name := t.keys[0]
+	if t.step.Run != nil {
+		name = layer.Identity
+	}
+	id, _, err := staged.Commit(ctx, storage.StepLayerName(name))
 	if err != nil {
 		return storage.StepRecord{}, err
 	}

@@ -90,7 +90,9 @@ func (s *stageMaker) mount(in *dockerfile.Run, i int, word dockerfile.Word) (Mou
 		planned.Env = *m.Env
 	}
 	planned.setOwner(m)
-	if m.Target != "" {
+	// A secret that goes to a variable has no target; what else has none is shown
+	// at the working directory, as with docker.
+	if m.Target != "" || m.Type != dockerfile.MountSecret {
 		planned.Target = s.absolute(m.Target)
 	}
 	if planned.Target == "/" {

@@ -209,6 +209,11 @@ func (w *Worker) enter(ctx context.Context, o Options, maps idMaps) error {
 	case RungRoot, RungAuto:
 		goOn = goDirect
 	}
+	if err != nil && w.gone() {
+		// Its maps can't be written any more, which says nothing about this host:
+		// a lower rung would hide that somebody killed it.
+		return w.endedEarly(ctx, errors.New(err.Error()))
+	}
 	if err != nil {
 		return err
 	}
@@ -231,14 +236,26 @@ func setupMessage(goOn byte, o Options) []byte {
 	return append(b, o.StateDir...)
 }
 
+// gone reports whether the worker's first process has ended, waited for or not.
+func (w *Worker) gone() bool {
+	var info unix.Siginfo
+	err := unix.Waitid(unix.P_PID, w.cmd.Process.Pid, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+	return errors.Is(err, unix.ECHILD) || err == nil && info.Signo != 0
+}
+
+// endedEarly waits for the end of a worker that is gone and tells about it.
+func (w *Worker) endedEarly(ctx context.Context, err error) error {
+	<-w.done
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return fmt.Errorf("start worker: it ended early: %w", errors.Join(w.err, err))
+}
+
 func (w *Worker) awaitReady(ctx context.Context) error {
 	var status [8]byte
 	if _, err := io.ReadFull(w.sync, status[:]); err != nil {
-		<-w.done
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		return fmt.Errorf("start worker: it ended early: %w", errors.Join(w.err, err))
+		return w.endedEarly(ctx, err)
 	}
 	step := binary.NativeEndian.Uint32(status[:4])
 	if step == stepReady {
