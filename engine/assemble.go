@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"slices"
 	"time"
 
 	"github.com/mstage/mstage/engine/executor"
@@ -29,6 +30,8 @@ func history(p *plan.Plan, index int, layers []storage.Layer) ([]imageconfig.His
 	entries, last := st.Config.History, st.Config.Created
 	if st.Base.Stage != nil {
 		entries, last = history(p, *st.Base.Stage, layers[:own])
+	} else {
+		entries = completed(entries, layers[:own])
 	}
 	for _, h := range st.History {
 		if h.Step >= 0 {
@@ -39,4 +42,20 @@ func history(p *plan.Plan, index int, layers []storage.Layer) ([]imageconfig.His
 		})
 	}
 	return entries, last
+}
+
+// completed adds the lines that the history of a base image lacks: some tools
+// write images with fewer lines than layers, or with none.
+func completed(entries []imageconfig.History, layers []storage.Layer) []imageconfig.History {
+	entries = slices.Clip(entries)
+	told := 0
+	for _, h := range entries {
+		if !h.EmptyLayer {
+			told++
+		}
+	}
+	for i := told; i < len(layers); i++ {
+		entries = append(entries, imageconfig.History{Created: &layers[i].Created})
+	}
+	return entries
 }

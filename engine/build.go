@@ -164,7 +164,8 @@ func (e *Engine) fromCache(ctx context.Context, r Request, p *plan.Plan) (*Build
 	}
 	files := &contextFiles{context: e.context(r)}
 	steps := &cache.Cache{Steps: e.o.Index}
-	sink := &numberedSink{Sink: r.Sink}
+	var told []progress.Event // when it has to be done after all, this never was
+	sink := &numberedSink{Sink: progress.SinkFunc(func(e progress.Event) { told = append(told, e) })}
 	results, hit, err := executor.Probe(ctx, executor.Options{
 		Plan: p, Cache: steps, Context: files.open, Sink: sink,
 	})
@@ -183,6 +184,9 @@ func (e *Engine) fromCache(ctx context.Context, r Request, p *plan.Plan) (*Build
 	})
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil, nil // a layer was collected meanwhile: build it again
+	}
+	for _, e := range told {
+		r.Sink.Send(e)
 	}
 	if err != nil {
 		return nil, err

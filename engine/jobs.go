@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/mstage/mstage/engine/executor"
 	"github.com/mstage/mstage/engine/fetch"
@@ -107,12 +108,20 @@ func unshare(ctx context.Context, j *worker.Unshare) (*worker.Result, error) {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	err := cmd.Run()
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		return &worker.Result{ExitCode: exit.ExitCode()}, nil
+		return &worker.Result{ExitCode: shellCode(exit.ProcessState)}, nil
 	}
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
 		return nil, &worker.Failure{Message: err.Error(), Code: exitNoCommand}
 	}
 	return &worker.Result{}, err
+}
+
+// shellCode is the exit code, or 128 + the signal's number, as shells have it.
+func shellCode(state *os.ProcessState) int {
+	if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		return 128 + int(status.Signal())
+	}
+	return state.ExitCode()
 }
 
 // removeAll forgets every image.

@@ -70,7 +70,7 @@ func Serve(conn *os.File, open func(ctx context.Context, root string) (*Backend,
 
 // listen hears control messages until the CLI is gone; then the worker has no
 // reason to live.
-func listen(s *worker.Server, cancel context.CancelCauseFunc, resize chan<- [2]uint16) {
+func listen(s *worker.Server, cancel context.CancelCauseFunc, resize chan [2]uint16) {
 	for {
 		c, err := s.Control()
 		if err != nil {
@@ -81,12 +81,19 @@ func listen(s *worker.Server, cancel context.CancelCauseFunc, resize chan<- [2]u
 			cancel(&Interrupted{Signal: syscall.SIGINT})
 		}
 		if c.Resize != nil {
-			select {
-			case resize <- *c.Resize:
-			default: // a newer size follows
-			}
+			replace(resize, *c.Resize)
 		}
 	}
+}
+
+// replace puts the newest size into a channel of capacity 1 that nobody else
+// sends to.
+func replace(resize chan [2]uint16, size [2]uint16) {
+	select {
+	case <-resize:
+	default:
+	}
+	resize <- size
 }
 
 // perform opens the store and does the job.

@@ -64,13 +64,13 @@ func writeMany(out io.Writer, files int, sizeBytes int64) error {
 // layerDirs returns the diff directories of an image's layers, lowest first.
 func (s *testStore) layerDirs(image string) []string {
 	s.t.Helper()
-	var inspected []struct{ Layers []struct{ ID string } }
+	var inspected []struct{ Mstage struct{ Layers []struct{ ID string } } }
 	out := s.mustRun("inspect", image)
 	if err := json.Unmarshal([]byte(out), &inspected); err != nil || len(inspected) != 1 {
 		s.t.Fatalf("inspect %s: %v in %s", image, err, out)
 	}
 	var dirs []string
-	for _, l := range inspected[0].Layers {
+	for _, l := range inspected[0].Mstage.Layers {
 		dirs = append(dirs, filepath.Join(s.root, "containers", "overlay", l.ID, "diff"))
 	}
 	return dirs

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -162,7 +163,7 @@ func newTestStore(t testing.TB) *testStore {
 
 // removeStore empties a store and removes it, as a user would.
 func removeStore(bin, root string) error {
-	if _, err := os.Stat(root); err != nil {
+	if _, err := os.Stat(root); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if out, err := exec.Command(bin, "--root", root, "prune", "-a", "-f").CombinedOutput(); err != nil {

@@ -130,15 +130,15 @@ func (v *victim) kill(pid int) {
 // whether it got there alive.
 type reach func(v *victim) bool
 
-// started: a step whose title has the text has begun.
-func started(text string) reach {
+// stepBegins: a step whose title has the text has begun.
+func stepBegins(text string) reach {
 	return func(v *victim) bool {
 		return v.await(func(e progress.Event) bool { return e.Kind == progress.StepStarted && strings.Contains(e.Name, text) })
 	}
 }
 
-// done: n steps are over.
-func done(n int) reach {
+// stepsDone: n steps are over.
+func stepsDone(n int) reach {
 	return func(v *victim) bool {
 		return v.await(func(e progress.Event) bool {
 			if e.Kind == progress.StepDone {
@@ -149,8 +149,8 @@ func done(n int) reach {
 	}
 }
 
-// printed: a RUN has written the text.
-func printed(text string) reach {
+// runPrints: a RUN has written the text.
+func runPrints(text string) reach {
 	return func(v *victim) bool {
 		return v.await(func(e progress.Event) bool { return bytes.Contains(e.Data, []byte(text)) })
 	}
@@ -167,11 +167,11 @@ func later(r reach, d time.Duration) reach {
 	}
 }
 
-// now: the process has been started.
-func now(*victim) bool { return true }
+// processIsThere: the process has been started.
+func processIsThere(*victim) bool { return true }
 
-// hasWorker: the worker's namespaces are there.
-func hasWorker(v *victim) bool {
+// workerIsThere: the worker's namespaces are there.
+func workerIsThere(v *victim) bool {
 	return within(endOfProcesses, func() string {
 		if pid, _ := v.worker(); pid == 0 {
 			return "no worker"
@@ -246,33 +246,33 @@ func killMoments(rootFS string) []moment {
 	archive := []string{"build", "--progress", "json", "-o", "type=docker,dest=out.tar", "ctx"}
 	tag := []string{"tag", "busybox", "tagged:1"}
 	return []moment{
-		{"import: worker is there", imports, hasWorker, false},
+		{"import: worker is there", imports, workerIsThere, false},
 		{"import: a tenth read", imports, fed(rootFS, 0.1), false},
 		{"import: nine tenths read", imports, fed(rootFS, 0.9), false},
 		{"import: commit", imports, fed(rootFS, 1), true},
 		{"import: commit 10 ms later", imports, later(fed(rootFS, 1), 10*time.Millisecond), true},
-		{"build: process is there", build, now, false},
-		{"build: worker is there", build, hasWorker, false},
-		{"RUN: set up", build, started("RUN echo begun"), false},
-		{"RUN: command is there", build, printed("begun"), false},
-		{"RUN: command works", build, printed("half"), false},
-		{"RUN: command ends", build, printed("over"), false},
-		{"RUN: commit", build, later(printed("over"), 5*time.Millisecond), false},
-		{"COPY --from: begins", build, started("COPY --from"), false},
-		{"COPY --from: 10 ms later", build, later(started("COPY --from"), 10*time.Millisecond), false},
-		{"COPY --from: 40 ms later", build, later(started("COPY --from"), 40*time.Millisecond), false},
-		{"COPY: context into a later step", build, started("COPY data /data/again"), false},
-		{"second RUN: works on copies", build, later(started("RUN rm -r /salt"), 20*time.Millisecond), false},
-		{"second RUN: copies up", build, printed("last"), false},
-		{"build: all steps done", build, done(7), true},
-		{"tag of a build: 5 ms after all steps", build, later(done(7), 5*time.Millisecond), true},
-		{"tag: process is there", tag, now, true},
-		{"tag: 5 ms later", tag, later(now, 5*time.Millisecond), true},
-		{"tag: 10 ms later", tag, later(now, 10*time.Millisecond), true},
+		{"build: process is there", build, processIsThere, false},
+		{"build: worker is there", build, workerIsThere, false},
+		{"RUN: set up", build, stepBegins("RUN echo begun"), false},
+		{"RUN: command is there", build, runPrints("begun"), false},
+		{"RUN: command works", build, runPrints("half"), false},
+		{"RUN: command ends", build, runPrints("over"), false},
+		{"RUN: commit", build, later(runPrints("over"), 5*time.Millisecond), false},
+		{"COPY --from: begins", build, stepBegins("COPY --from"), false},
+		{"COPY --from: 10 ms later", build, later(stepBegins("COPY --from"), 10*time.Millisecond), false},
+		{"COPY --from: 40 ms later", build, later(stepBegins("COPY --from"), 40*time.Millisecond), false},
+		{"COPY: context into a later step", build, stepBegins("COPY data /data/again"), false},
+		{"second RUN: works on copies", build, later(stepBegins("RUN rm -r /salt"), 20*time.Millisecond), false},
+		{"second RUN: copies up", build, runPrints("last"), false},
+		{"build: all steps done", build, stepsDone(7), true},
+		{"tag of a build: 5 ms after all steps", build, later(stepsDone(7), 5*time.Millisecond), true},
+		{"tag: process is there", tag, processIsThere, true},
+		{"tag: 5 ms later", tag, later(processIsThere, 5*time.Millisecond), true},
+		{"tag: 10 ms later", tag, later(processIsThere, 10*time.Millisecond), true},
 		{"export tar: first bytes", tar, wrote(1), false},
 		{"export tar: megabytes", tar, wrote(3 << 20), false},
-		{"export docker: sealing", archive, done(6), true},
-		{"export docker: 100 ms later", archive, later(done(6), 100*time.Millisecond), true},
+		{"export docker: sealing", archive, stepsDone(6), true},
+		{"export docker: 100 ms later", archive, later(stepsDone(6), 100*time.Millisecond), true},
 	}
 }
 

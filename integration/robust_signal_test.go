@@ -53,7 +53,7 @@ func TestTheFirstSignalCancelsCleanly(t *testing.T) {
 			s.ownBinary()
 			s.write("ctx/Dockerfile", "FROM busybox\nRUN echo first >/first\nRUN "+c.run+"\n")
 			v := s.begin("build", "--progress", "json", "-t", "never", "ctx")
-			if !printed("here")(v) {
+			if !runPrints("here")(v) {
 				t.Fatalf("ended early:\n%s", v.log.String())
 			}
 			v.signal(c.signal)
@@ -78,7 +78,7 @@ func TestACancelledBuildKeepsWhatWasDone(t *testing.T) {
 	s.ownBinary()
 	s.write("ctx/Dockerfile", "FROM busybox\nRUN echo first >/first\nRUN echo here; sleep 600\n")
 	v := s.begin("build", "--progress", "json", "ctx")
-	if !printed("here")(v) {
+	if !runPrints("here")(v) {
 		t.Fatalf("ended early:\n%s", v.log.String())
 	}
 	v.signal(syscall.SIGINT)
@@ -105,7 +105,7 @@ func TestTheSecondSignalKills(t *testing.T) {
 	s.ownBinary()
 	s.write("ctx/Dockerfile", "FROM busybox\nRUN echo here; sleep 600\n")
 	v := s.begin("build", "--progress", "json", "ctx")
-	if !printed("here")(v) {
+	if !runPrints("here")(v) {
 		t.Fatalf("ended early:\n%s", v.log.String())
 	}
 	// A worker that is stopped can't cancel anything.

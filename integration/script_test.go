@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -35,7 +36,7 @@ func TestScript(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	programs, err := linkAs(bin, "mstage")
+	programs, err := programDir()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,15 +81,19 @@ func TestScript(t *testing.T) {
 // testKey is the key of a script's testing.T.
 type testKey struct{}
 
-// linkAs returns a directory in which name is the program.
-func linkAs(program, name string) (string, error) {
+// programDir is a directory in which "mstage" is the binary.
+var programDir = sync.OnceValues(func() (string, error) {
+	bin, err := mstageBinary()
+	if err != nil {
+		return "", err
+	}
 	dir, err := shared()
 	if err != nil {
 		return "", err
 	}
 	dir = filepath.Join(dir, "bin")
-	return dir, errors.Join(os.Mkdir(dir, 0o755), os.Symlink(program, filepath.Join(dir, name)))
-}
+	return dir, errors.Join(os.Mkdir(dir, 0o755), os.Symlink(bin, filepath.Join(dir, "mstage")))
+})
 
 // condition knows the conditions of scripts besides testscript's own.
 func condition(name string) (bool, error) {

@@ -101,3 +101,21 @@ in_demo_dir() {
 		env TMPDIR="$HOME_DIR/tmp" "$@"
 	fi
 }
+
+# make_rootfs FILE writes a tar of a small root file system: busybox and a link
+# for each of its applets.
+make_rootfs() {
+	local root applet
+	root=$(mktemp -d)
+	mkdir -p "$root"/{bin,etc,root,tmp,var,proc,sys,dev}
+	cp /bin/busybox "$root/bin/busybox"
+	for applet in $(/bin/busybox --list); do
+		[ "$applet" = busybox ] || ln -s busybox "$root/bin/$applet"
+	done
+	echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"
+	echo 'root:x:0:' >"$root/etc/group"
+	chmod 1777 "$root/tmp"
+	chmod 0755 "$root"
+	tar -C "$root" --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -cf "$1" .
+	rm -rf "$root"
+}

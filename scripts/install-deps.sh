@@ -16,6 +16,7 @@ needed() {
 		useradd passwd
 		tar tar
 		xz xz-utils
+		strace strace
 		/usr/include/stdlib.h libc6-dev
 		/usr/share/doc/busybox-static busybox-static
 		/etc/ssl/certs/ca-certificates.crt ca-certificates

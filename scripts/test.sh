@@ -37,7 +37,7 @@ run_tests() {
 		enter=(unshare --map-auto --map-root-user --mount --pid --fork --mount-proc)
 	fi
 	# shellcheck disable=SC2016 # the inner shell expands
-	"${runner[@]}" env MSTAGE_BINARY="$HOME_DIR/mstage" sh -c 'cd "$1" && shift && exec "$@"' sh "$HOME_DIR/src/$1" \
+	"${runner[@]}" env MSTAGE_BINARY="$HOME_DIR/mstage" MSTAGE_EMBEDDER="$HOME_DIR/embedder" sh -c 'cd "$1" && shift && exec "$@"' sh "$HOME_DIR/src/$1" \
 		"${enter[@]}" "$HOME_DIR/bin/${1//\//_}.test" "${run_flags[@]}" </dev/null >"$HOME_DIR/log/${1//\//_}.log" 2>&1
 }
 
@@ -90,7 +90,9 @@ cp bin/mstage "$HOME_DIR/mstage"
 for p in "${packages[@]}"; do
 	go test -c "${build_flags[@]}" -o "$HOME_DIR/bin/${p//\//_}.test" "./$p"
 done
-chmod -R a+rX "$HOME_DIR"/{src,bin,mstage}
+# A program of the integration tests; who runs them may have no Go.
+go build -tags "$TAGS" -ldflags '-s -w -linkmode external -extldflags "-static"' -o "$HOME_DIR/embedder" ./integration/testdata/embedder
+chmod -R a+rX "$HOME_DIR"/{src,bin,mstage,embedder}
 if [ "$(id -u)" = 0 ]; then
 	chown -R "$TEST_USER:" "$HOME_DIR/src"
 fi

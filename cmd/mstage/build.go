@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -180,6 +181,9 @@ func (c *cli) parseOutputs(values []string) ([]export.Output, error) {
 		o, err := export.ParseOutput(v)
 		if err != nil {
 			return nil, outputError(err)
+		}
+		if o.Dest == "-" && slices.ContainsFunc(outputs, func(other export.Output) bool { return other.Dest == "-" }) {
+			return nil, &usageError{message: "-o " + v + ": another output takes standard output already", hint: "add dest=FILE"}
 		}
 		if o.Dest == "-" && isTerminal(c.stdout) {
 			return nil, &usageError{message: "-o " + v + ": standard output is a terminal", hint: "redirect it, or add dest=FILE"}

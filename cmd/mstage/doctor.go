@@ -19,6 +19,8 @@ func newDoctorCommand(c *cli) *cobra.Command {
 		Short: "Say what this host offers to builds and what is missing",
 		Long: `Say what this host offers to builds and what is missing, with the command that
 mends it. The exit code is 5 when builds with RUN can't work here.`,
+		Example: `  mstage doctor
+  mstage doctor --format json`,
 		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return c.doctor(cmd.Context(), format)

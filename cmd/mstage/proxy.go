@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 )
 
 // dockerProxies is the part of docker's config.json that says which proxies
@@ -40,17 +41,29 @@ func (c *cli) proxies() (map[string]string, error) {
 	return args, nil
 }
 
+// dockerConfig is where docker keeps its config.json, "" without a home: the
+// working directory is none.
+func (c *cli) dockerConfig() string {
+	if dir := c.getenv("DOCKER_CONFIG"); dir != "" {
+		return filepath.Join(dir, "config.json")
+	}
+	home := c.getenv("HOME")
+	if home == "" {
+		return ""
+	}
+	return filepath.Join(home, ".docker", "config.json")
+}
+
 // configuredProxies reads docker's config.json, when there is one.
 func (c *cli) configuredProxies() (map[string]string, error) {
 	args := map[string]string{}
-	dir := c.getenv("DOCKER_CONFIG")
-	if dir == "" {
-		dir = filepath.Join(c.getenv("HOME"), ".docker")
-	}
-	name := filepath.Join(dir, "config.json")
-	b, err := os.ReadFile(name)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+	name := c.dockerConfig()
+	if name == "" {
 		return args, nil
+	}
+	b, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.ENOTDIR) {
+		return args, nil // ENOTDIR: service users have /dev/null as their home
 	}
 	if err != nil {
 		return nil, err

@@ -91,6 +91,8 @@ func newPruneCommand(c *cli) *cobra.Command {
 		Long: `Remove layers and blobs that no image and no build needs. With -a the build
 cache, the cache directories of RUN --mount=type=cache and all images go too;
 after that a plain rm -rf removes the store.`,
+		Example: `  mstage prune
+  mstage prune -a -f`,
 		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return c.prune(cmd.Context(), all, force)

@@ -169,9 +169,19 @@ func (c *cli) buildArgs(values []string) (map[string]string, error) {
 				continue
 			}
 		}
+		dropProxy(args, name)
 		args[name] = value
 	}
 	return args, nil
+}
+
+// dropProxy removes a proxy variable in upper and lower case: a --build-arg of
+// one replaces what the environment says in the other, too.
+func dropProxy(args map[string]string, name string) {
+	if slices.Contains(proxyVariables, strings.ToUpper(name)) {
+		delete(args, strings.ToUpper(name))
+		delete(args, strings.ToLower(name))
+	}
 }
 
 // lookupenv tells a variable that is empty from one that is not set as well as

@@ -4,6 +4,7 @@ package cache
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"slices"
 	"sync"
 
@@ -87,8 +88,9 @@ func (c *Cache) FindByContent(ctx context.Context, cp *plan.Copy, chain storage.
 	if err != nil || !ok {
 		return storage.StepRecord{}, content, false, err
 	}
-	if err := c.Record(ctx, shape, ContentKey(cp, chain, earlier)); err != nil {
-		return storage.StepRecord{}, content, false, err
+	err = c.Record(ctx, shape, ContentKey(cp, chain, earlier))
+	if errors.Is(err, storage.ErrNotFound) {
+		return storage.StepRecord{}, content, false, nil // the result was collected meanwhile
 	}
-	return shape, content, earlier == content, nil
+	return shape, content, err == nil && earlier == content, err
 }

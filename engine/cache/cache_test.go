@@ -162,6 +162,36 @@ func TestADamagedIndexIsNoMiss(t *testing.T) {
 	}
 }
 
+// collected is an index whose layers are collected before anything is recorded
+// again.
+type collected struct{ storage.Steps }
+
+func (collected) RecordSteps(context.Context, storage.StepRecord, ...storage.Digest) error {
+	return storage.ErrNotFound
+}
+
+func TestAResultThatIsCollectedMeanwhileIsAMiss(t *testing.T) {
+	index := storagetest.NewIndex()
+	must(t, index.RecordSteps(t.Context(), record("r", "old"), cache.ShapeKey(copyStep(), id("chain"))))
+	steps := &cache.Cache{Steps: collected{index}}
+	files := &contents{of: map[storage.LayerID]string{"old": "x", "new": "x"}}
+	_, content, ok, err := steps.FindByContent(t.Context(), copyStep(), id("chain"), []storage.LayerID{"new"}, files.digest)
+	if ok || err != nil || content != id("x") {
+		t.Errorf("got %t, %v, content %s, want a miss that knows the content", ok, err, content)
+	}
+}
+
+func TestTheResultOfACommandHasAnIdentityOfItsOwnWithoutTheCache(t *testing.T) {
+	on, off := &cache.Cache{}, &cache.Cache{Disabled: true}
+	if got := on.ResultIdentity(id("key")); got != id("key") {
+		t.Errorf("got %s, want the key", got)
+	}
+	one, two := off.ResultIdentity(id("key")), off.ResultIdentity(id("key"))
+	if one == two || one == id("key") {
+		t.Errorf("got %s and %s, want two of their own", one, two)
+	}
+}
+
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {

@@ -137,10 +137,14 @@ func (w *walk) findByContent(ctx context.Context, t *task, fast storage.Digest) 
 	if content != "" {
 		t.keys = append(t.keys, cache.ContentKey(c, t.chain, content))
 	}
-	if ok {
-		err = w.o.Cache.Record(ctx, rec, fast)
+	if !ok {
+		return rec, false, nil
 	}
-	return rec, ok, err
+	err = w.o.Cache.Record(ctx, rec, fast)
+	if errors.Is(err, storage.ErrNotFound) {
+		return rec, false, nil // the result was collected meanwhile
+	}
+	return rec, err == nil, err
 }
 
 // chainDigest is the digest of what a COPY selects in layers. ok is false when

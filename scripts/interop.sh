@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# interop.sh: a user without privileges builds integration/testdata/interop to
+# every output; docker and skopeo read them. Root only: it starts a dockerd with
+# directories and a socket of its own and without touching the host's network.
+set -euo pipefail
+. "$(dirname "$0")/env.sh"
+
+expected="hello made replaced gone 7:8 2"
+
+# build DIR writes the outputs into DIR, as whoever calls.
+build() {
+	cd "$1"
+	export MSTAGE_ROOT=$1/store
+	./mstage import rootfs.tar busybox
+	./mstage build -q -t interop:1 -o type=docker,dest=docker.tar -o type=oci,dest=oci.tar \
+		-o type=oci,dest=oci,tar=false -o type=tar,dest=rootfs-out.tar interop
+	./mstage prune -a -f
+}
+
+if [ "${1:-}" = --inside ]; then
+	build "$2"
+	exit
+fi
+
+[ "$(id -u)" = 0 ] || die "root is needed: dockerd runs the images"
+command -v dockerd >/dev/null || die "dockerd is needed: apt-get install docker.io"
+command -v skopeo >/dev/null || die "skopeo is needed: apt-get install skopeo"
+[ -x "$ROOT/bin/mstage" ] || "$ROOT/scripts/build.sh"
+
+need_test_user
+make_home_dir
+state=$(mktemp -d)
+daemon=
+# Only what was started here is ended, and only what was made here removed.
+clean_up() {
+	if [ -n "$daemon" ]; then
+		kill "$daemon" 2>/dev/null || true
+		wait "$daemon" 2>/dev/null || true
+	fi
+	chmod -R u+rwX "$HOME_DIR" || true
+	rm -rf "$HOME_DIR" "$state"
+}
+trap clean_up EXIT
+
+say "build as $TEST_USER"
+cp "$ROOT/bin/mstage" "$HOME_DIR/mstage"
+cp -R "$ROOT/integration/testdata/interop" "$HOME_DIR/interop"
+mkdir "$HOME_DIR/scripts"
+cp "$ROOT"/scripts/{interop,env}.sh "$HOME_DIR/scripts/"
+make_rootfs "$HOME_DIR/rootfs.tar"
+chmod -R a+rX "$HOME_DIR"/{mstage,interop,scripts,rootfs.tar}
+as_test_user "$HOME_DIR/scripts/interop.sh" --inside "$HOME_DIR"
+
+say "dockerd"
+export DOCKER_HOST=unix://$state/docker.sock DOCKER_CONFIG=$state/config
+dockerd --iptables=false --ip6tables=false --bridge=none --storage-driver=vfs --data-root="$state/data" \
+	--exec-root="$state/exec" --pidfile="$state/pid" -H "$DOCKER_HOST" >"$state/log" 2>&1 &
+daemon=$!
+for _ in $(seq 300); do
+	if docker version >/dev/null 2>&1; then
+		break
+	fi
+	kill -0 "$daemon" 2>/dev/null || break
+	sleep 0.1
+done
+docker version >/dev/null 2>&1 || {
+	tail -n 30 "$state/log" >&2
+	die "dockerd does not answer"
+}
+
+# check IMAGE runs an image with docker and compares what it prints.
+check() {
+	local got
+	got=$(docker run --rm --network none "$@")
+	[ "$got" = "$expected" ] || die "docker run $1 prints '$got', want '$expected'"
+	echo "docker run $1: $got"
+}
+
+cd "$HOME_DIR"
+say "docker load of the docker archive"
+docker load -i docker.tar
+check interop:1
+[ "$(docker image inspect -f '{{.Config.StopSignal}} {{.Config.Labels.a}}' interop:1)" = "SIGQUIT b" ] || die "docker image inspect differs"
+say "the OCI outputs, through skopeo"
+for from in oci-archive:oci.tar oci:oci docker-archive:docker.tar; do
+	skopeo inspect "$from" >/dev/null || die "skopeo can't inspect $from"
+	skopeo --insecure-policy copy -q "$from" "docker-daemon:interop:skopeo" --dest-daemon-host "$DOCKER_HOST"
+	check interop:skopeo
+	docker rmi -f interop:skopeo >/dev/null
+done
+say "docker import of the root file system"
+docker import -c 'USER 7:8' -c 'WORKDIR /opt/app' -c 'ENV GREETING=hello' rootfs-out.tar interop:rootfs >/dev/null
+# shellcheck disable=SC2016 # the container's shell expands
+check interop:rootfs sh -c 'echo $GREETING $(cat file) $(cat /home/file) $(test -e /etc/group || echo gone) $(id -u):$(id -g) $(stat -c %h hard)'
+echo "interop: docker and skopeo read every output"
