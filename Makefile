@@ -1,5 +1,5 @@
 # Every target calls one thing; what is longer is in scripts/.
-.PHONY: all build build-arm64 test test-short test-race lint demo demo-nasa bench check-static check-reproducible licenses install-deps clean
+.PHONY: all build build-arm64 test test-short test-race lint demo demo-nasa bench interop check-static check-reproducible licenses install-deps clean
 
 all: build
 
@@ -31,6 +31,10 @@ demo-nasa: install-deps
 
 bench: install-deps
 	scripts/bench.sh
+
+# Root only: docker and skopeo read what an unprivileged build wrote.
+interop: build
+	scripts/interop.sh
 
 check-static: build
 	scripts/check-static.sh

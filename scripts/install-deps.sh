@@ -19,6 +19,7 @@ needed() {
 		strace strace
 		/usr/include/stdlib.h libc6-dev
 		/usr/share/doc/busybox-static busybox-static
+		skopeo skopeo
 		/etc/ssl/certs/ca-certificates.crt ca-certificates
 		mmdebstrap mmdebstrap
 		/usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring

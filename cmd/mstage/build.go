@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/mstage/mstage/engine"
 	"github.com/mstage/mstage/engine/export"
@@ -192,10 +193,34 @@ func (c *cli) parseOutputs(values []string) ([]export.Output, error) {
 			if o.Dest, err = filepath.Abs(o.Dest); err != nil {
 				return nil, err
 			}
+			if err := checkWritable(o.Dest); err != nil {
+				return nil, err
+			}
 		}
 		outputs = append(outputs, o)
 	}
 	return outputs, nil
+}
+
+// checkWritable refuses a place that the caller may not write to. The worker is
+// root over the caller's files and would write to a directory of mode 0555.
+func checkWritable(dest string) error {
+	dir := dest
+	for {
+		st, err := os.Stat(dir)
+		if err == nil && st.IsDir() {
+			break
+		}
+		if parent := filepath.Dir(dir); parent != dir {
+			dir = parent
+			continue
+		}
+		return nil // the export tells what is wrong with such a path
+	}
+	if err := unix.Access(dir, unix.W_OK); err != nil {
+		return &usageError{message: fmt.Sprintf("-o %s: write to %s: %v", dest, dir, err)}
+	}
+	return nil
 }
 
 // report prints the image ID and writes the files that were asked for.
