@@ -42,11 +42,14 @@ func TestHistoryHasTheTimesOfTheLayers(t *testing.T) {
 		"an empty entry has the time before it": {
 			[]plan.Stage{{Base: image, Config: based, Steps: make([]plan.Step, 2), History: []plan.HistoryEntry{entry("env", -1), entry("run", 0), entry("cmd", -1), entry("copy", 1)}}},
 			[]storage.Layer{layerAt(0), layerAt(1), layerAt(2)},
-			[]string{"1 base", "1 label", "1 env", "2 run", "2 cmd", "3 copy"}, "3",
+			[]string{"1 base", "1 label", "1 env", "2 run", "2 cmd", "3 copy"},
+			"3",
 		},
 		"scratch has no time before its first layer": {
 			[]plan.Stage{{Base: plan.Source{Scratch: true}, Config: platform, Steps: make([]plan.Step, 1), History: []plan.HistoryEntry{entry("env", -1), entry("run", 0)}}},
-			[]storage.Layer{layerAt(4)}, []string{"- env", "5 run"}, "5",
+			[]storage.Layer{layerAt(4)},
+			[]string{"- env", "5 run"},
+			"5",
 		},
 		"nothing but a config has no time": {
 			[]plan.Stage{{Base: plan.Source{Scratch: true}, Config: platform, History: []plan.HistoryEntry{entry("env", -1)}}}, nil, []string{"- env"}, "-",
@@ -56,11 +59,15 @@ func TestHistoryHasTheTimesOfTheLayers(t *testing.T) {
 				{Base: image, Config: based, Steps: make([]plan.Step, 1), History: []plan.HistoryEntry{entry("run", 0)}},
 				{Base: plan.Source{Stage: &zero}, Config: platform, Steps: make([]plan.Step, 1), History: []plan.HistoryEntry{entry("env", -1), entry("copy", 0)}},
 			},
-			[]storage.Layer{layerAt(0), layerAt(2), layerAt(1)}, []string{"1 base", "1 label", "3 run", "3 env", "2 copy"}, "2",
+			[]storage.Layer{layerAt(0), layerAt(2), layerAt(1)},
+			[]string{"1 base", "1 label", "3 run", "3 env", "2 copy"},
+			"2",
 		},
 		"a base with less history than layers gets lines": {
 			[]plan.Stage{{Base: image, Config: platform, Steps: make([]plan.Step, 1), History: []plan.HistoryEntry{entry("run", 0)}}},
-			[]storage.Layer{layerAt(0), layerAt(1), layerAt(2)}, []string{"1 ", "2 ", "3 run"}, "3",
+			[]storage.Layer{layerAt(0), layerAt(1), layerAt(2)},
+			[]string{"1 ", "2 ", "3 run"},
+			"3",
 		},
 	}
 	day := func(t *time.Time) string {

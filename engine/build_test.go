@@ -173,7 +173,9 @@ func TestUnusedBuildArgumentsAreWarnedOf(t *testing.T) {
 	r.BuildArgs = map[string]string{"TYPO": "1", "https_proxy": "p", "HTTP_PROXY": "p"}
 	_, err := b.Build(t.Context(), r)
 	must(t, err)
-	if i := slices.IndexFunc(b.events, func(e progress.Event) bool { return e.Kind == progress.Warning && strings.HasSuffix(e.Message, " TYPO") }); i < 0 {
+	if i := slices.IndexFunc(b.events, func(e progress.Event) bool {
+		return e.Kind == progress.Warning && strings.HasSuffix(e.Message, " TYPO")
+	}); i < 0 {
 		t.Errorf("got %+v, want a warning about TYPO alone", b.events)
 	}
 }

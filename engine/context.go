@@ -41,8 +41,8 @@ func (c *contextFiles) close() error {
 type digestFiles struct{ *buildcontext.Context }
 
 // FileDigest implements executor.Files.
-func (d digestFiles) FileDigest(e tree.Entry) (storage.Digest, error) {
-	sum, err := d.Context.FileDigest(e)
+func (d digestFiles) FileDigest(ctx context.Context, e tree.Entry) (storage.Digest, error) {
+	sum, err := d.Context.FileDigest(ctx, e)
 	if err != nil {
 		return "", err
 	}

@@ -85,7 +85,7 @@ func TestAFailureOfTheDockerfileIsShownAtItsLine(t *testing.T) {
 	if got := placed(file, nil); got != nil {
 		t.Errorf("no error: got %v", got)
 	}
-	if got := placed(file, own); got != error(own) {
+	if got := placed(file, own); !errors.Is(got, own) {
 		t.Errorf("an error with its place: got %v, want it as it is", got)
 	}
 	if got := placed(file, exit); !errors.Is(got, exit) {

@@ -217,7 +217,7 @@ type moment struct {
 const killDockerfile = `FROM busybox AS made
 ARG SALT
 RUN echo begun && for d in 0 1 2 3 4 5 6 7 8 9; do mkdir /made$d; done; \
-  seq 1 4000 | awk '{ f = "/made" ($1 % 10) "/f" $1; print > f; close(f) }' && echo half && \
+  seq 1 1500 | awk '{ f = "/made" ($1 % 10) "/f" $1; print > f; close(f) }' && echo half && \
   chown -R 7:8 /made1 && ln /made2/f2 /made2/hard && chmod 4755 /made3/f3 && rm -rf /home && echo "$SALT" >/salt && echo over
 COPY data /data
 FROM busybox

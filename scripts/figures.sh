@@ -124,7 +124,7 @@ if [ "${1:-}" = --inside ]; then
 	exit
 fi
 
-[ -x "$ROOT/bin/mstage" ] && [ -n "${PREBUILT:-}" ] || "$ROOT/scripts/build.sh"
+"$ROOT/scripts/build.sh"
 if [ "$(id -u)" = 0 ]; then
 	need_test_user
 	make_home_dir

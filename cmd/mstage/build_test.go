@@ -66,7 +66,8 @@ func TestTheResultIsReported(t *testing.T) {
 		"an image of the store": {engine.BuildResult{Image: storage.Image{ID: id}, Names: []string{"a:1", "b:2"}}, string(id) + "\n", map[string]string{"mstage.image.id": string(id), "image.name": "a:1,b:2"}},
 		"a sealed image": {
 			engine.BuildResult{Image: storage.Image{ID: id, Sealed: sealed}, Exports: []worker.Export{{Type: "oci", Dest: "/x", Digest: "sha256:m"}}},
-			string(id) + "\n", map[string]string{"mstage.image.id": string(id), "containerimage.digest": "sha256:m", "containerimage.config.digest": string(sealed.ConfigDigest)},
+			string(id) + "\n",
+			map[string]string{"mstage.image.id": string(id), "containerimage.digest": "sha256:m", "containerimage.config.digest": string(sealed.ConfigDigest)},
 		},
 		"an output to stdout keeps the ID out of it": {engine.BuildResult{Image: storage.Image{ID: id}, Exports: []worker.Export{{Type: "tar", Dest: "-"}}}, "", map[string]string{"mstage.image.id": string(id)}},
 	}

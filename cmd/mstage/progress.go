@@ -181,7 +181,7 @@ func (p *plainOutput) explain(w io.Writer, err error) {
 	if v.clipped {
 		fmt.Fprintf(w, "[earlier output stands above]\n")
 	}
-	w.Write(v.kept)
+	fmt.Fprintf(w, "%s", v.kept)
 	if len(v.kept) > 0 && v.kept[len(v.kept)-1] != '\n' {
 		fmt.Fprintln(w)
 	}

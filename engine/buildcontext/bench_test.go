@@ -1,6 +1,7 @@
 package buildcontext
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -53,7 +54,7 @@ func BenchmarkDigest50kFromTheIndex(b *testing.B) {
 			if !e.IsRegular() {
 				return nil
 			}
-			_, err := c.FileDigest(e)
+			_, err := c.FileDigest(context.Background(), e)
 			return err
 		}))
 		must(b, c.Close())

@@ -210,7 +210,7 @@ func TestAContextThatChangesUnderTheBuild(t *testing.T) {
 		if _, err := c.Open(path); !errors.Is(err, errVanished) || !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("Open(%s): got %v, want %v", path, err, errVanished)
 		}
-		if _, err := c.FileDigest(tree.Entry{Path: path}); !errors.Is(err, errVanished) {
+		if _, err := c.FileDigest(context.Background(), tree.Entry{Path: path}); !errors.Is(err, errVanished) {
 			t.Errorf("FileDigest(%s): got %v, want %v", path, err, errVanished)
 		}
 	}

@@ -1,6 +1,7 @@
 package buildcontext
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -27,8 +28,9 @@ var errChanging = errors.New("changes while it is read")
 var hashBuffers = sync.Pool{New: func() any { b := make([]byte, hashBytes); return &b }}
 
 // FileDigest returns the SHA-256 of a regular file's bytes, from the stat index
-// when the file is as it was then. Many may run at once.
-func (c *Context) FileDigest(e tree.Entry) ([sha256.Size]byte, error) {
+// when the file is as it was then. Many may run at once. It ends with ctx: a
+// sparse file of a few bytes may be read for an hour.
+func (c *Context) FileDigest(ctx context.Context, e tree.Entry) ([sha256.Size]byte, error) {
 	n, err := c.lookup("digest", e.Path)
 	if err != nil {
 		return [sha256.Size]byte{}, err
@@ -41,7 +43,7 @@ func (c *Context) FileDigest(e tree.Entry) ([sha256.Size]byte, error) {
 			return r.digest, nil
 		}
 	}
-	return c.hash(e.Path)
+	return c.hash(ctx, e.Path)
 }
 
 // key is the stat index's key for a node.
@@ -54,7 +56,7 @@ func (n *node) key() statKey {
 }
 
 // hash reads a file and keeps its digest.
-func (c *Context) hash(path string) (sum [sha256.Size]byte, err error) {
+func (c *Context) hash(ctx context.Context, path string) (sum [sha256.Size]byte, err error) {
 	f, err := c.openRegular(path)
 	if err != nil {
 		return sum, err
@@ -69,7 +71,7 @@ func (c *Context) hash(path string) (sum [sha256.Size]byte, err error) {
 		if err != nil {
 			return sum, err
 		}
-		if sum, err = hashFile(f); err != nil {
+		if sum, err = hashFile(ctx, f); err != nil {
 			return sum, err
 		}
 		after, err := keyOf(f)
@@ -111,7 +113,7 @@ func keyOf(f *os.File) (statKey, error) {
 }
 
 // hashFile returns the digest of the whole file.
-func hashFile(f *os.File) (sum [sha256.Size]byte, err error) {
+func hashFile(ctx context.Context, f *os.File) (sum [sha256.Size]byte, err error) {
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return sum, err
 	}
@@ -121,8 +123,8 @@ func hashFile(f *os.File) (sum [sha256.Size]byte, err error) {
 	}
 	defer hashBuffers.Put(bp)
 	h := sha256.New()
-	// The wrapper hides WriteTo, which would not use the buffer.
-	if _, err := io.CopyBuffer(h, struct{ io.Reader }{f}, *bp); err != nil {
+	// The wrapper also hides WriteTo, which would not use the buffer.
+	if _, err := io.CopyBuffer(h, contextReader{ctx: ctx, r: f}, *bp); err != nil {
 		return sum, fmt.Errorf("digest: %w", err)
 	}
 	h.Sum(sum[:0])

@@ -1,6 +1,7 @@
 package buildcontext
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -23,7 +24,7 @@ func digestOf(t testing.TB, c *Context, path string) string {
 	t.Helper()
 	e, err := c.Lstat(path)
 	must(t, err)
-	sum, err := c.FileDigest(e)
+	sum, err := c.FileDigest(context.Background(), e)
 	must(t, err)
 	return hex.EncodeToString(sum[:])
 }

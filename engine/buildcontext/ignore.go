@@ -63,7 +63,7 @@ type verdict struct {
 func readRules(root, dockerfile string) (*rules, error) {
 	if dockerfile != "" {
 		name := dockerfile + IgnoreName
-		rs, err := rulesOf(name, func() (*os.File, error) { return os.Open(name) })
+		rs, err := rulesOf(name, func() (*os.File, error) { return openQuick(name) })
 		if !errors.Is(err, fs.ErrNotExist) {
 			return rs, err
 		}
@@ -94,6 +94,12 @@ func openIn(root, name string) (*os.File, error) {
 	// A FIFO in the place of the file must not block.
 	f, err := r.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	return f, errors.Join(err, r.Close())
+}
+
+// openQuick opens a file whose name is the caller's. A FIFO must not block: the
+// name beside the Dockerfile is not one that the caller wrote.
+func openQuick(name string) (*os.File, error) {
+	return os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
 }
 
 // readSmall reads a file of at most limit bytes.

@@ -203,7 +203,7 @@ func (a *apply) file(ctx context.Context, it *item, dest string) error {
 	defer unix.Close(fd)
 	w := writer{apply: a, item: it, destDir: path.Dir(dest), fd: fd}
 	if it.inline != nil {
-		sum, err := w.inline(it, path.Base(dest))
+		sum, err := w.inline(ctx, it, path.Base(dest))
 		a.total.file(it.name, sum)
 		return err
 	}

@@ -1,8 +1,8 @@
 package copy
 
 import (
+	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"io"
 
@@ -25,18 +25,17 @@ func Mkdir(dst Dest, owner Owner) (err error) {
 	return s.finish()
 }
 
-// FileDigest returns a function for Selection.Digest that reads each file of t.
-func FileDigest(t tree.Tree) func(tree.Entry) (storage.Digest, error) {
+// FileDigest returns a function for Selection.Digest that reads each file of t,
+// until ctx ends.
+func FileDigest(ctx context.Context, t tree.Tree) func(tree.Entry) (storage.Digest, error) {
 	return func(e tree.Entry) (storage.Digest, error) {
 		f, err := t.Open(e.Path)
 		if err != nil {
 			return "", err
 		}
 		defer f.Close()
-		h := sha256.New()
-		if _, err := io.Copy(h, f); err != nil {
-			return "", err
-		}
-		return storage.Digest("sha256:" + hex.EncodeToString(h.Sum(nil))), nil
+		d := &digestReader{ctx: ctx, r: f, h: sha256.New()}
+		_, err = io.Copy(io.Discard, d)
+		return d.sum().digest, err
 	}
 }

@@ -3,7 +3,6 @@ package copy
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -137,7 +136,7 @@ func (w *writer) regular(ctx context.Context, e chainfs.Entry, base string) (cop
 		}
 		defer close(first.done)
 	}
-	c, err := w.linkOrCopy(e, base, true)
+	c, err := w.linkOrCopy(ctx, e, base, true)
 	if first != nil {
 		first.dest, first.copied, first.err = w.dest(base), c, err
 	}
@@ -145,7 +144,7 @@ func (w *writer) regular(ctx context.Context, e chainfs.Entry, base string) (cop
 }
 
 // linkOrCopy makes a new name; counts says that its inode wasn't there before.
-func (w *writer) linkOrCopy(e chainfs.Entry, base string, counts bool) (copied, error) {
+func (w *writer) linkOrCopy(ctx context.Context, e chainfs.Entry, base string, counts bool) (copied, error) {
 	if w.apply.mayLink(w.item, e) {
 		done, err := w.link(e, base)
 		if err != nil {
@@ -160,7 +159,7 @@ func (w *writer) linkOrCopy(e chainfs.Entry, base string, counts bool) (copied, 
 			return copied{bytes: e.Size, linked: true}, nil
 		}
 	}
-	c, err := w.copy(e, base)
+	c, err := w.copy(ctx, e, base)
 	w.tally.copied++
 	w.tally.size += c.bytes
 	return c, err
@@ -187,7 +186,7 @@ func (w *writer) again(ctx context.Context, first *firstName, e chainfs.Entry, b
 		w.countAgain(first)
 		return first.copied, nil
 	case cannotLink(err):
-		return w.linkOrCopy(e, base, false)
+		return w.linkOrCopy(ctx, e, base, false)
 	}
 	return copied{}, fmt.Errorf("link /%s: %w", w.dest(base), err)
 }
@@ -230,7 +229,7 @@ func cannotLink(err error) bool {
 }
 
 // copy copies a regular file with its metadata.
-func (w *writer) copy(e chainfs.Entry, base string) (copied, error) {
+func (w *writer) copy(ctx context.Context, e chainfs.Entry, base string) (copied, error) {
 	in, err := w.src.Open(e)
 	if err != nil {
 		return copied{}, fmt.Errorf("open %s: %w", e.Path, err)
@@ -240,7 +239,7 @@ func (w *writer) copy(e chainfs.Entry, base string) (copied, error) {
 	if err != nil {
 		return copied{}, fmt.Errorf("read attributes of %s: %w", e.Path, err)
 	}
-	c, err := w.write(e.Entry, base, in, xattrs)
+	c, err := w.write(ctx, e.Entry, base, in, xattrs)
 	if err != nil {
 		return copied{}, fmt.Errorf("copy %s: %w", e.Path, err)
 	}
@@ -248,13 +247,13 @@ func (w *writer) copy(e chainfs.Entry, base string) (copied, error) {
 }
 
 // write makes a regular file with the content of in and the metadata of e.
-func (w *writer) write(e tree.Entry, base string, in io.Reader, xattrs map[string][]byte) (copied, error) {
+func (w *writer) write(ctx context.Context, e tree.Entry, base string, in io.Reader, xattrs map[string][]byte) (copied, error) {
 	out, err := w.create(base)
 	if err != nil {
 		return copied{}, err
 	}
 	defer out.Close()
-	c, err := transfer(out, in, w.apply.digests)
+	c, err := transfer(ctx, out, in, w.apply.digests)
 	if err != nil {
 		return copied{}, err
 	}
@@ -266,13 +265,16 @@ func (w *writer) write(e tree.Entry, base string, in io.Reader, xattrs map[strin
 }
 
 // inline writes a here-document.
-func (w *writer) inline(it *item, base string) ([sha256.Size]byte, error) {
-	c, err := w.write(it.entry, base, strings.NewReader(it.inline.Data), nil)
+func (w *writer) inline(ctx context.Context, it *item, base string) ([sha256.Size]byte, error) {
+	c, err := w.write(ctx, it.entry, base, strings.NewReader(it.inline.Data), nil)
 	w.tally.copied++
 	w.tally.size += c.bytes
 	w.apply.add(w.tally)
 	return nodeSum(it.entry, nil, c.digest), err
 }
+
+// sliceBytes is copied between two looks at the context.
+const sliceBytes = 64 << 20
 
 // transferBytes is the size of one read when bytes are digested on their way.
 const transferBytes = 256 << 10
@@ -283,14 +285,28 @@ var transferBuffers = sync.Pool{New: func() any { return new([transferBytes]byte
 
 // transfer copies in to out. Without a digest the kernel copies, or shares the
 // blocks, when both are files (copy_file_range, as in os.File.ReadFrom).
-func transfer(out *os.File, in io.Reader, digest bool) (copied, error) {
+func transfer(ctx context.Context, out *os.File, in io.Reader, digest bool) (copied, error) {
 	if !digest {
-		n, err := io.Copy(out, in)
-		return copied{bytes: n}, err
+		return transferPlain(ctx, out, in)
 	}
-	h := sha256.New()
+	d := &digestReader{ctx: ctx, r: in, h: sha256.New()}
 	buf := transferBuffers.Get().(*[transferBytes]byte) //nolint:forcetypeassert // the pool's only type
 	defer transferBuffers.Put(buf)
-	n, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(out, h)}, struct{ io.Reader }{in}, buf[:])
-	return copied{bytes: n, digest: storage.Digest("sha256:" + hex.EncodeToString(h.Sum(nil)))}, err
+	_, err := io.CopyBuffer(struct{ io.Writer }{out}, d, buf[:])
+	return d.sum(), err
+}
+
+// transferPlain copies in to out in slices, so that ctx can end it.
+func transferPlain(ctx context.Context, out *os.File, in io.Reader) (copied, error) {
+	var c copied
+	for {
+		if ctx.Err() != nil {
+			return c, context.Cause(ctx)
+		}
+		n, err := out.ReadFrom(io.LimitReader(in, sliceBytes))
+		c.bytes += n
+		if n < sliceBytes || err != nil {
+			return c, err
+		}
+	}
 }

@@ -122,8 +122,8 @@ func (b *bed) plan(text string) *plan.Plan {
 // digestFiles is a build context as the executor wants it.
 type digestFiles struct{ *buildcontext.Context }
 
-func (d digestFiles) FileDigest(e tree.Entry) (storage.Digest, error) {
-	sum, err := d.Context.FileDigest(e)
+func (d digestFiles) FileDigest(ctx context.Context, e tree.Entry) (storage.Digest, error) {
+	sum, err := d.Context.FileDigest(ctx, e)
 	return storage.Digest("sha256:" + hex.EncodeToString(sum[:])), err
 }
 

@@ -69,6 +69,50 @@ func TestACommandOnALayerThatIsGoneFails(t *testing.T) {
 	}
 }
 
+// recordedLayers remembers what was staged.
+type recordedLayers struct {
+	storage.Layers
+	dirs []string
+}
+
+func (r *recordedLayers) Stage(ctx context.Context) (storage.Staged, error) {
+	staged, err := r.Layers.Stage(ctx)
+	if err == nil {
+		r.dirs = append(r.dirs, staged.Dir())
+	}
+	return staged, err
+}
+
+func TestNothingStagedIsLeftBehind(t *testing.T) {
+	b := newBed(t)
+	b.file("f", "x")
+	layers := &recordedLayers{Layers: b.store.Layers}
+	b.machine.Layers = layers
+	b.script(commands{"fail": func(context.Context, sandbox.Spec) error { return &sandbox.ExitError{Code: 1} }})
+	b.mustRun("FROM scratch\nRUN ok\nRUN --mount=target=/src,rw ok2\nWORKDIR /w\nCOPY f /f")
+	for _, text := range []string{"RUN fail", "RUN --mount=target=/src,rw fail", "RUN --mount=type=secret,id=x,required ok", "COPY --chown=nobody f /g", "COPY --chmod=x f /g"} {
+		if _, err := b.run("FROM scratch\n" + text); err == nil {
+			t.Errorf("%s: got no error", text)
+		}
+	}
+	must(t, Command(t.Context(), b.machine, nil, &plan.Run{Args: []string{"x"}}, CommandOptions{}))
+	if len(layers.dirs) < 10 {
+		t.Errorf("staged %d times, want 10 or more", len(layers.dirs))
+	}
+	for _, dir := range layers.dirs {
+		if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: got %v, want it gone", dir, err)
+		}
+	}
+	temp, err := os.ReadDir(b.machine.TempDir)
+	must(t, err)
+	for _, e := range temp {
+		if strings.HasPrefix(e.Name(), "file-") || strings.HasPrefix(e.Name(), "rootfs-") {
+			t.Errorf("got %s left in the temporary directory", e.Name())
+		}
+	}
+}
+
 func TestTheEnvironmentOfTheDockerfileWins(t *testing.T) {
 	b := newBed(t)
 	b.machine.CABundle = filepath.Join(t.TempDir(), "ca.crt")

@@ -50,16 +50,16 @@ func (w *walk) copyIdentity(ctx context.Context, c *plan.Copy) (storage.Digest, 
 	if err != nil {
 		return "", err
 	}
-	return sel.Digest(ctx, digestOf(files))
+	return sel.Digest(ctx, digestOf(ctx, files))
 }
 
 // digestOf returns how the digest of one file is found; a selection of
 // here-documents alone needs no context.
-func digestOf(files Files) func(tree.Entry) (storage.Digest, error) {
+func digestOf(ctx context.Context, files Files) func(tree.Entry) (storage.Digest, error) {
 	if files == nil {
 		return nil
 	}
-	return files.FileDigest
+	return func(e tree.Entry) (storage.Digest, error) { return files.FileDigest(ctx, e) }
 }
 
 // spec is the selection of a COPY.
@@ -165,7 +165,7 @@ func (w *walk) chainDigest(ctx context.Context, c *plan.Copy, ids []storage.Laye
 	if err != nil {
 		return "", false, nil //nolint:nilerr // the step itself tells what is wrong with its sources
 	}
-	d, err := sel.Digest(ctx, copy.FileDigest(view))
+	d, err := sel.Digest(ctx, copy.FileDigest(ctx, view))
 	return d, err == nil, err
 }
 

@@ -136,8 +136,12 @@ func TestFilesHaveTheOwnersThatTheirCopyGivesThem(t *testing.T) {
 		name  string
 		want  [2]uint32
 	}{
-		{1, "context", [2]uint32{0, 0}}, {2, "named", [2]uint32{5, 6}}, {3, "both", [2]uint32{3, 9}},
-		{4, "made", [2]uint32{5, 6}}, {4, "made/dir", [2]uint32{5, 6}}, {5, "still-root", [2]uint32{0, 0}},
+		{1, "context", [2]uint32{0, 0}},
+		{2, "named", [2]uint32{5, 6}},
+		{3, "both", [2]uint32{3, 9}},
+		{4, "made", [2]uint32{5, 6}},
+		{4, "made/dir", [2]uint32{5, 6}},
+		{5, "still-root", [2]uint32{0, 0}},
 	} {
 		if got := owner(c.layer, c.name); got != c.want {
 			t.Errorf("%s: got owner %v, want %v", c.name, got, c.want)

@@ -22,7 +22,7 @@ import (
 type Files interface {
 	tree.Tree
 	// FileDigest returns the digest of a regular file's bytes.
-	FileDigest(e tree.Entry) (storage.Digest, error)
+	FileDigest(ctx context.Context, e tree.Entry) (storage.Digest, error)
 }
 
 // Options are what a walk over the plan needs.

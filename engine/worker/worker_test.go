@@ -83,7 +83,7 @@ func (c *collect) Send(e progress.Event) {
 // is noticed.
 func fill(v reflect.Value, n *int64) {
 	*n++
-	switch v.Kind() {
+	switch v.Kind() { //nolint:exhaustive // the kinds that jobs have
 	case reflect.Pointer:
 		v.Set(reflect.New(v.Type().Elem()))
 		fill(v.Elem(), n)
@@ -178,10 +178,9 @@ func encode(t *testing.T, v any) []byte {
 func TestResultsAndFailuresCrossWhole(t *testing.T) {
 	var n int64
 	for name, kind := range map[string]worker.Report{"done": {Done: &worker.Result{}}, "failure": {Failure: &worker.Failure{}}, "event": {Event: &progress.Event{}}} {
-		value := reflect.ValueOf(kind)
-		for i := range value.NumField() {
-			if !value.Field(i).IsNil() {
-				fill(value.Field(i).Elem(), &n)
+		for _, field := range reflect.ValueOf(kind).Fields() {
+			if !field.IsNil() {
+				fill(field.Elem(), &n)
 			}
 		}
 		var got worker.Report

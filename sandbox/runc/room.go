@@ -23,7 +23,9 @@ const maxDevBytes = 64 << 20
 const ttyGroup = 5
 
 // deviceNodes are docker's, each a bind mount of the host's: a user namespace
-// can't make device nodes.
+// can't make device nodes. The mounts are read-only, which leaves reading and
+// writing the device alone but not its mode and owner: where mstage runs as root,
+// a command could otherwise chmod the host's /dev/null.
 var deviceNodes = []string{"null", "zero", "full", "random", "urandom", "tty"}
 
 var deviceLinks = [][2]string{
@@ -104,7 +106,35 @@ func bindDevice(target, source string) error {
 	if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("bind %s: %w", source, err)
 	}
+	return makeReadOnly(target)
+}
+
+// makeReadOnly makes a mount read-only and keeps its other flags, which a user
+// namespace may not clear. Kernels before 5.12 have no mount_setattr(2).
+func makeReadOnly(target string) error {
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+	err := unix.MountSetattr(unix.AT_FDCWD, target, 0, &attr)
+	if errors.Is(err, unix.ENOSYS) {
+		err = remountReadOnly(target)
+	}
+	if err != nil {
+		return fmt.Errorf("make %s read-only: %w", target, err)
+	}
 	return nil
+}
+
+func remountReadOnly(target string) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(target, &st); err != nil {
+		return err
+	}
+	// ST_xxx and MS_xxx are the same numbers for these.
+	const kept = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME | unix.MS_NODIRATIME
+	flags := uintptr(st.Flags)&kept | unix.MS_BIND | unix.MS_REMOUNT | unix.MS_RDONLY
+	if st.Flags&unix.ST_RELATIME != 0 {
+		flags |= unix.MS_RELATIME
+	}
+	return unix.Mount("", target, "", flags, "")
 }
 
 func mountDevDirs(dev string, shmBytes int64, ids idMappings) error {
