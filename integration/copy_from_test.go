@@ -64,7 +64,9 @@ func writeMany(out io.Writer, files int, sizeBytes int64) error {
 // layerDirs returns the diff directories of an image's layers, lowest first.
 func (s *testStore) layerDirs(image string) []string {
 	s.t.Helper()
-	var inspected []struct{ Mstage struct{ Layers []struct{ ID string } } }
+	var inspected []struct {
+		Mstage struct{ Layers []struct{ ID string } }
+	}
 	out := s.mustRun("inspect", image)
 	if err := json.Unmarshal([]byte(out), &inspected); err != nil || len(inspected) != 1 {
 		s.t.Fatalf("inspect %s: %v in %s", image, err, out)
@@ -190,12 +192,14 @@ func TestAChangedCopyLeavesItsSourceAsItWas(t *testing.T) {
 	s := newBusyboxStore(t)
 	s.write("ctx/Dockerfile", afterCopyDockerfile)
 	tree := s.builtTree("ctx")
-	want := map[string]string{"/changed/written": "source over\n", "/changed/appended": "source appended\nmore\n",
+	want := map[string]string{
+		"/changed/written": "source over\n", "/changed/appended": "source appended\nmore\n",
 		"/changed/truncated": "", "/changed/chmodded": "source chmodded\n", "/changed/chowned": "source chowned\n",
 		"/changed/other": "source copied\n", "/changed/kept.copy": "source kept\n", "/changed/renamed": "source copied\n",
-		"/changed/copied": "source copied\n"}
+		"/changed/copied": "source copied\n",
+	}
 	for _, dir := range []string{"/source", "/changed/source"} {
-		for _, name := range strings.Fields("written appended truncated moved over chmodded chowned copied removed") {
+		for _, name := range strings.FieldsSeq("written appended truncated moved over chmodded chowned copied removed") {
 			want[dir+"/"+name] = "source " + name + "\n"
 		}
 	}

@@ -35,8 +35,10 @@ func TestBuildsAtOnceOnOneStore(t *testing.T) {
 			var group sync.WaitGroup
 			for i := range builds {
 				group.Go(func() {
-					args := []string{"build", "-q", "-t", fmt.Sprint("result:", i), "--build-arg", "WHO=" + who(i),
-						"-o", "type=image", "-o", "type=tar,dest=" + tar(i), "ctx"}
+					args := []string{
+						"build", "-q", "-t", fmt.Sprint("result:", i), "--build-arg", "WHO=" + who(i),
+						"-o", "type=image", "-o", "type=tar,dest=" + tar(i), "ctx",
+					}
 					if out, err := s.command(args...).CombinedOutput(); err != nil {
 						t.Errorf("build %d: %v\n%s", i, err, out)
 					}

@@ -56,6 +56,10 @@ type plainOutput struct {
 // rest stands above; it is never clipped there.
 const keptBytes = 64 << 10
 
+// maxLineBytes is how long a line is waited for: a longer one is printed in
+// pieces, because it may never end.
+const maxLineBytes = 1 << 20
+
 // vertexOutput is one step.
 type vertexOutput struct {
 	name    string
@@ -115,13 +119,13 @@ func (p *plainOutput) output(e progress.Event) {
 	}
 	v.keep(e.Data)
 	buf := &v.partial[e.Stream%len(v.partial)]
-	buf.Write(e.Data)
-	for {
-		i := bytes.IndexByte(buf.Bytes(), '\n')
-		if i < 0 {
-			return
+	for part := range bytes.Lines(e.Data) { // what stands in buf was looked through before
+		line, whole := bytes.CutSuffix(part, []byte("\n"))
+		buf.Write(line)
+		if whole || buf.Len() >= maxLineBytes {
+			p.line(e.Vertex, e.Time, buf.String())
+			buf.Reset()
 		}
-		p.line(e.Vertex, e.Time, string(buf.Next(i + 1)[:i]))
 	}
 }
 

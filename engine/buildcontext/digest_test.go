@@ -4,12 +4,15 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // openAged opens a context whose stat index believes that its files are old.
@@ -206,5 +209,34 @@ func TestOnlyTheYoungestIndexesStay(t *testing.T) {
 	must(t, err)
 	if len(files) != maxIndexFiles || files[0].Name() != "006"+indexSuffix {
 		t.Errorf("got %d files from %s, want %d from 006%s", len(files), files[0].Name(), maxIndexFiles, indexSuffix)
+	}
+}
+
+func TestADigestEndsWithItsContext(t *testing.T) {
+	root := t.TempDir()
+	sparse := filepath.Join(root, "sparse")
+	must(t, os.WriteFile(sparse, nil, 0o600))
+	must(t, os.Truncate(sparse, 1<<40)) // takes no room and would be read for an hour
+	c := open(t, Options{Root: root})
+	e, err := c.Lstat("sparse")
+	must(t, err)
+	why := errors.New("no longer wanted")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(why)
+	if _, err := c.FileDigest(ctx, e); !errors.Is(err, why) {
+		t.Errorf("got %v, want %v", err, why)
+	}
+}
+
+func TestAFIFOInThePlaceOfAnIgnoreFileDoesNotBlock(t *testing.T) {
+	for _, name := range []string{IgnoreName, "Dockerfile" + IgnoreName} {
+		t.Run(name, func(t *testing.T) {
+			root := t.TempDir()
+			must(t, unix.Mkfifo(filepath.Join(root, name), 0o600))
+			c := open(t, Options{Root: root, DockerfilePath: filepath.Join(root, "Dockerfile")})
+			if _, err := c.Lstat("."); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

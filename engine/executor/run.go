@@ -169,7 +169,7 @@ func (w *walk) commit(ctx context.Context, t *task, staged storage.Staged, layer
 	if t.step.Run != nil {
 		name = layer.Identity
 	}
-	id, _, err := staged.Commit(ctx, storage.StepLayerName(name))
+	id, won, err := staged.Commit(ctx, storage.StepLayerName(name))
 	if err != nil {
 		return storage.StepRecord{}, err
 	}
@@ -177,5 +177,37 @@ func (w *walk) commit(ctx context.Context, t *task, staged storage.Staged, layer
 	if err := w.hold(ctx, []storage.Layer{layer}); err != nil {
 		return storage.StepRecord{}, err
 	}
-	return storage.StepRecord{Layer: layer}, nil
+	rec := storage.StepRecord{Layer: layer}
+	if won {
+		return rec, nil
+	}
+	return w.winners(ctx, name, rec)
+}
+
+const (
+	// winnerWait bounds the wait for another build's record: it is written right
+	// after the layer, unless that build was killed in between.
+	winnerWait = time.Second
+	// winnerPoll is how often the record is looked for.
+	winnerPoll = 5 * time.Millisecond
+)
+
+// winners returns what another build recorded for the layer that it committed
+// first, so that both make the same image: time, size and links are its. own is
+// the answer when there is no such record.
+func (w *walk) winners(ctx context.Context, key storage.Digest, own storage.StepRecord) (storage.StepRecord, error) {
+	tick := time.NewTicker(winnerPoll)
+	defer tick.Stop()
+	for deadline := time.Now().Add(winnerWait); time.Now().Before(deadline); {
+		rec, ok, err := w.o.Cache.Steps.Step(ctx, key)
+		if err != nil || (ok && rec.Layer.ID == own.Layer.ID) {
+			return rec, err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return own, context.Cause(ctx)
+		}
+	}
+	return own, nil
 }

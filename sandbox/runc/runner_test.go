@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/runc/libcontainer/configs"
+	"golang.org/x/sys/unix"
 
 	"github.com/mstage/mstage/sandbox"
 	"github.com/mstage/mstage/sandbox/rootless"
@@ -224,5 +225,30 @@ func BenchmarkTrue(b *testing.B) {
 		if err := r.Run(b.Context(), s); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+func TestCommandsCanNotChangeTheHostsDeviceNodes(t *testing.T) {
+	// Root of this namespace owns these, as root owns the host's /dev/null.
+	node := filepath.Join(t.TempDir(), "node")
+	if err := os.WriteFile(node, []byte("device"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	target := filepath.Join(t.TempDir(), "null")
+	if err := bindDevice(target, node); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(target, unix.MNT_DETACH)
+	if err := os.Chmod(target, 0o600); !errors.Is(err, unix.EROFS) {
+		t.Errorf("chmod of a bound device: got %v, want %v", err, unix.EROFS)
+	}
+	var out strings.Builder
+	s := spec(busyboxRoot(t), "sh", "-c", "for d in null zero full tty random urandom; do chmod 600 /dev/$d && echo changed $d; done 2>/dev/null; echo x >/dev/null && head -c 1 /dev/zero | wc -c")
+	s.Stdout = &out
+	if err := openRunner(t, Options{}).Run(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := out.String(), "1\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
