@@ -199,7 +199,7 @@ func TestAChangedCopyLeavesItsSourceAsItWas(t *testing.T) {
 		"/changed/copied": "source copied\n",
 	}
 	for _, dir := range []string{"/source", "/changed/source"} {
-		for _, name := range strings.FieldsSeq("written appended truncated moved over chmodded chowned copied removed") {
+		for name := range strings.FieldsSeq("written appended truncated moved over chmodded chowned copied removed") {
 			want[dir+"/"+name] = "source " + name + "\n"
 		}
 	}

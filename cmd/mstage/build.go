@@ -133,7 +133,7 @@ func (c *cli) addBuildOptions(r *engine.Request, f *buildFlags) error {
 	if r.Names, err = imageNames(f.names); err != nil {
 		return err
 	}
-	if r.Secrets, err = parseSecrets(f.secrets, c.getenv); err != nil {
+	if r.Secrets, err = parseSecrets(f.secrets, c.lookupenv); err != nil {
 		return err
 	}
 	if r.Hosts, err = parseHosts(f.hosts); err != nil {

@@ -168,7 +168,7 @@ func TestALineWithoutAnEndIsPrintedInPieces(t *testing.T) {
 		}
 	}
 	out.Send(output(1, 0, 1, "end\nnext\n"))
-	if got, want := strings.Count(printed.String(), "x"), 3*maxLineBytes+1; got != want {
+	if got, want := strings.Count(printed.String(), "x"), len("x")+3*maxLineBytes+len("x"); got != want {
 		t.Errorf("got %d bytes of the line, want all %d", got, want)
 	}
 	if got, want := printed.String()[printed.Len()-len("#1 0.000 end\n#1 0.000 next\n"):], "#1 0.000 end\n#1 0.000 next\n"; got != want {

@@ -184,11 +184,10 @@ func dropProxy(args map[string]string, name string) {
 	}
 }
 
-// lookupenv tells a variable that is empty from one that is not set as well as
-// getenv can.
-func (c *cli) lookupenv(name string) (string, bool) {
-	v := c.getenv(name)
-	return v, v != ""
+// getenv returns a variable of the environment, "" when it is not set.
+func (c *cli) getenv(name string) string {
+	value, _ := c.lookupenv(name)
+	return value
 }
 
 // parseLabels reads --label values.
@@ -251,10 +250,10 @@ func parseHosts(values []string) ([]worker.Host, error) {
 const maxSecretBytes = 500 << 10
 
 // parseSecrets reads --secret values: id=ID[,type=file|env][,src=FILE|,env=NAME].
-func parseSecrets(values []string, getenv func(string) string) (map[string][]byte, error) {
+func parseSecrets(values []string, lookupenv func(string) (string, bool)) (map[string][]byte, error) {
 	secrets := map[string][]byte{}
 	for _, v := range values {
-		id, data, err := parseSecret(v, getenv)
+		id, data, err := parseSecret(v, lookupenv)
 		if err != nil {
 			return nil, &usageError{message: "--secret " + v + ": " + err.Error(), hint: "as id=token,src=token.txt or id=token,env=TOKEN"}
 		}
@@ -263,7 +262,7 @@ func parseSecrets(values []string, getenv func(string) string) (map[string][]byt
 	return secrets, nil
 }
 
-func parseSecret(value string, getenv func(string) string) (id string, data []byte, err error) {
+func parseSecret(value string, lookupenv func(string) (string, bool)) (id string, data []byte, err error) {
 	fields := map[string]string{}
 	for field := range strings.SplitSeq(value, ",") {
 		key, val, ok := strings.Cut(field, "=")
@@ -283,12 +282,12 @@ func parseSecret(value string, getenv func(string) string) (id string, data []by
 	if id == "" {
 		return "", nil, errors.New("no id")
 	}
-	return readSecret(id, fields, getenv)
+	return readSecret(id, fields, lookupenv)
 }
 
 // readSecret reads the variable or the file of a secret; without either the
 // variable of its name, then the file.
-func readSecret(id string, fields map[string]string, getenv func(string) string) (string, []byte, error) {
+func readSecret(id string, fields map[string]string, lookupenv func(string) (string, bool)) (string, []byte, error) {
 	if t := fields["type"]; t != "" && t != "file" && t != "env" {
 		return "", nil, fmt.Errorf("unknown type %q", t)
 	}
@@ -297,13 +296,15 @@ func readSecret(id string, fields map[string]string, getenv func(string) string)
 		name, file = file, ""
 	}
 	if name == "" && file == "" {
-		if name = id; getenv(id) == "" {
-			name, file = "", id
+		if _, set := lookupenv(id); set {
+			name = id
+		} else {
+			file = id
 		}
 	}
 	if name != "" {
-		value := getenv(name)
-		if value == "" {
+		value, set := lookupenv(name)
+		if !set {
 			return "", nil, fmt.Errorf("environment variable %s is not set", name)
 		}
 		return id, []byte(value), nil

@@ -18,7 +18,7 @@ import (
 
 // cliWith is the program with an environment of its own.
 func cliWith(env map[string]string) *cli {
-	return &cli{stdin: strings.NewReader(""), stdout: &bytes.Buffer{}, stderr: &bytes.Buffer{}, getenv: func(k string) string { return env[k] }}
+	return &cli{stdin: strings.NewReader(""), stdout: &bytes.Buffer{}, stderr: &bytes.Buffer{}, lookupenv: func(k string) (string, bool) { v, ok := env[k]; return v, ok }}
 }
 
 // wantUsage holds an error to be about the command line.
@@ -98,7 +98,7 @@ func TestSecretsAreReadAsDockerDoes(t *testing.T) {
 		"id=a,env=TOKEN": "a:from env", "id=a,type=env,src=TOKEN": "a:from env", "id=byname": "byname:named", "id=byname,type=env": "byname:named",
 		"id=onlyfile": "onlyfile:by its name", "ID=a,SRC=token.txt": "a:from file\n",
 	} {
-		got, err := parseSecrets([]string{value}, func(k string) string { return env[k] })
+		got, err := parseSecrets([]string{value}, func(k string) (string, bool) { v, ok := env[k]; return v, ok })
 		id, data, _ := strings.Cut(want, ":")
 		if err != nil || len(got) != 1 || string(got[id]) != data {
 			t.Errorf("--secret %s: got %q, %v, want %q", value, got, err, want)
@@ -109,7 +109,7 @@ func TestSecretsAreReadAsDockerDoes(t *testing.T) {
 		"src=x": "no id", "id=": "no id", "id=a,env=UNSET": "UNSET is not set", "id=a,src=none": "no such file", "id=a,kind=x": `unknown field "kind"`,
 		"id=a,type=pipe": `unknown type "pipe"`, "a": "has no value", "id=a,src=big": "is larger than 512000 bytes", "": "has no value",
 	} {
-		_, err := parseSecrets([]string{value}, func(k string) string { return env[k] })
+		_, err := parseSecrets([]string{value}, func(k string) (string, bool) { v, ok := env[k]; return v, ok })
 		wantUsage(t, err, want)
 	}
 }

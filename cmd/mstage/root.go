@@ -13,7 +13,8 @@ import (
 type cli struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
-	getenv         func(string) string
+	// lookupenv is os.LookupEnv.
+	lookupenv func(string) (string, bool)
 	// rootFlag and debug are the global flags.
 	rootFlag string
 	debug    bool

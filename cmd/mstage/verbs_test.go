@@ -289,7 +289,7 @@ func TestTheStoreIsWhereTheFlagOrTheEnvironmentSays(t *testing.T) {
 		{"MSTAGE_ROOT", rootStore, "/data/mstage"},
 		{"XDG_DATA_HOME", rootStore, "/home/me/.local/share/mstage"},
 	}
-	c := &cli{rootFlag: "/flag", getenv: func(k string) string { return env[k] }}
+	c := &cli{rootFlag: "/flag", lookupenv: func(k string) (string, bool) { v, ok := env[k]; return v, ok }}
 	for _, s := range steps {
 		if s.drop == "flag" {
 			c.rootFlag = ""

@@ -22,10 +22,7 @@ const maxDevBytes = 64 << 20
 // for /dev/pts, gid=5 (tty in every distribution).
 const ttyGroup = 5
 
-// deviceNodes are docker's, each a bind mount of the host's: a user namespace
-// can't make device nodes. The mounts are read-only, which leaves reading and
-// writing the device alone but not its mode and owner: where mstage runs as root,
-// a command could otherwise chmod the host's /dev/null.
+// deviceNodes are docker's.
 var deviceNodes = []string{"null", "zero", "full", "random", "urandom", "tty"}
 
 var deviceLinks = [][2]string{
@@ -82,7 +79,7 @@ func (r *room) makeDev(s sandbox.Spec, ids idMappings) error {
 	}
 	r.mounted = true
 	for _, name := range deviceNodes {
-		if err := bindDevice(filepath.Join(dev, name), "/dev/"+name); err != nil {
+		if err := addDevice(filepath.Join(dev, name), "/dev/"+name); err != nil {
 			return err
 		}
 	}
@@ -97,7 +94,27 @@ func (r *room) makeDev(s sandbox.Spec, ids idMappings) error {
 	return mountDevDirs(dev, s.ShmBytes, ids)
 }
 
-func bindDevice(target, source string) error {
+// addDevice makes a node like source, or binds it where that is not allowed: in
+// a user namespace.
+func addDevice(target, source string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(source, &st); err != nil {
+		return &os.PathError{Op: "stat", Path: source, Err: err}
+	}
+	err := unix.Mknod(target, unix.S_IFCHR|0o666, int(st.Rdev))
+	if errors.Is(err, unix.EPERM) {
+		return bindDevice(target, source, st.Uid == 0)
+	}
+	if err != nil {
+		return &os.PathError{Op: "mknod", Path: target, Err: err}
+	}
+	return os.Chmod(target, 0o666) // whatever our umask is
+}
+
+// bindDevice shows the host's node. Where a command may be its owner, it is
+// mounted read-only: the device can be read and written, but a chmod of
+// /dev/null that would reach the host's fails.
+func bindDevice(target, source string, owned bool) error {
 	f, err := os.OpenFile(target, os.O_CREATE|os.O_EXCL, 0o666)
 	if err != nil {
 		return err
@@ -105,6 +122,9 @@ func bindDevice(target, source string) error {
 	f.Close() // nothing was written
 	if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("bind %s: %w", source, err)
+	}
+	if !owned {
+		return nil
 	}
 	return makeReadOnly(target)
 }

@@ -235,7 +235,7 @@ func TestCommandsCanNotChangeTheHostsDeviceNodes(t *testing.T) {
 		t.Fatal(err)
 	}
 	target := filepath.Join(t.TempDir(), "null")
-	if err := bindDevice(target, node); err != nil {
+	if err := bindDevice(target, node, true); err != nil {
 		t.Fatal(err)
 	}
 	defer unix.Unmount(target, unix.MNT_DETACH)
@@ -243,12 +243,15 @@ func TestCommandsCanNotChangeTheHostsDeviceNodes(t *testing.T) {
 		t.Errorf("chmod of a bound device: got %v, want %v", err, unix.EROFS)
 	}
 	var out strings.Builder
-	s := spec(busyboxRoot(t), "sh", "-c", "for d in null zero full tty random urandom; do chmod 600 /dev/$d && echo changed $d; done 2>/dev/null; echo x >/dev/null && head -c 1 /dev/zero | wc -c")
+	s := spec(busyboxRoot(t), "sh", "-c", "for d in full tty random urandom null; do chmod 600 /dev/$d && echo changed $d; done 2>/dev/zero; echo x >/dev/null && head -c 1 /dev/zero | wc -c")
 	s.Stdout = &out
 	if err := openRunner(t, Options{}).Run(t.Context(), s); err != nil {
 		t.Fatal(err)
 	}
 	if got, want := out.String(), "1\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+	if st, err := os.Stat("/dev/null"); err != nil || st.Mode().Perm() != 0o666 {
+		t.Errorf("the host's /dev/null: got %v (%v), want mode 0666", st, err)
 	}
 }
