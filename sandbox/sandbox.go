@@ -26,7 +26,7 @@ const (
 // User is who runs the command, as numbers; the engine looks names up.
 type User struct {
 	UID, GID uint32
-	// Groups are the supplementary groups, without GID.
+	// Groups are the supplementary groups; GID is one of them only if it is listed.
 	Groups []uint32
 }
 

@@ -154,11 +154,14 @@ func (c *cli) addBuildOptions(r *engine.Request, f *buildFlags) error {
 
 // readable returns the absolute path of a file that can be read.
 func readable(name string) (string, error) {
-	file, err := os.Open(name)
+	file, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO must not block
 	if err != nil {
 		return "", &usageError{message: err.Error()}
 	}
 	defer file.Close()
+	if st, err := file.Stat(); err != nil || !st.Mode().IsRegular() {
+		return "", &usageError{message: name + ": not a regular file"}
+	}
 	return filepath.Abs(name)
 }
 
@@ -208,8 +211,8 @@ func checkWritable(dest string) error {
 	dir := dest
 	for {
 		st, err := os.Stat(dir)
-		if err == nil && st.IsDir() {
-			break
+		if err == nil && (st.IsDir() || dir == dest && !st.Mode().IsRegular()) {
+			break // a device or a pipe is written to itself
 		}
 		if parent := filepath.Dir(dir); parent != dir {
 			dir = parent

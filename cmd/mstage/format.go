@@ -114,7 +114,7 @@ func writeLine(w io.Writer, tmpl *template.Template, data any) error {
 func printableFields[R any](row R) R {
 	v := reflect.ValueOf(&row).Elem()
 	for _, f := range v.Fields() {
-		if f := f; f.Kind() == reflect.String {
+		if f.Kind() == reflect.String {
 			f.SetString(printable(f.String()))
 		}
 	}

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/docker/go-units"
@@ -309,13 +308,20 @@ func readSecret(id string, fields map[string]string, lookupenv func(string) (str
 		}
 		return id, []byte(value), nil
 	}
-	st, err := os.Stat(file)
-	if err != nil {
-		return "", nil, err
-	}
-	if st.Size() > maxSecretBytes {
-		return "", nil, fmt.Errorf("%s is larger than %s bytes", file, strconv.Itoa(maxSecretBytes))
-	}
-	data, err := os.ReadFile(file)
+	data, err := readSecretFile(file)
 	return id, data, err
+}
+
+// readSecretFile reads a file, or a pipe, whose size says nothing.
+func readSecretFile(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxSecretBytes+1))
+	if err == nil && len(data) > maxSecretBytes {
+		err = fmt.Errorf("%s is larger than %d bytes", name, maxSecretBytes)
+	}
+	return data, err
 }

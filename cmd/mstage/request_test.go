@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/mstage/mstage/engine"
 	"github.com/mstage/mstage/engine/plan"
 	"github.com/mstage/mstage/engine/worker"
@@ -107,7 +109,7 @@ func TestSecretsAreReadAsDockerDoes(t *testing.T) {
 	write(t, filepath.Join(dir, "big"), strings.Repeat("x", maxSecretBytes+1))
 	for value, want := range map[string]string{
 		"src=x": "no id", "id=": "no id", "id=a,env=UNSET": "UNSET is not set", "id=a,src=none": "no such file", "id=a,kind=x": `unknown field "kind"`,
-		"id=a,type=pipe": `unknown type "pipe"`, "a": "has no value", "id=a,src=big": "is larger than 512000 bytes", "": "has no value",
+		"id=a,type=pipe": `unknown type "pipe"`, "a": "has no value", "id=a,src=big": "is larger than 512000 bytes", "id=a,src=/dev/zero": "is larger than 512000 bytes", "": "has no value",
 	} {
 		_, err := parseSecrets([]string{value}, func(k string) (string, bool) { v, ok := env[k]; return v, ok })
 		wantUsage(t, err, want)
@@ -244,5 +246,25 @@ func TestAHugeDockerfileIsRefused(t *testing.T) {
 	wantUsage(t, err, "larger than 16777216 bytes")
 	if b, err := readDockerfile(strings.NewReader(strings.Repeat("#", 16<<20))); err != nil || len(b) != 16<<20 {
 		t.Errorf("got %d bytes, %v, want 16 MiB accepted", len(b), err)
+	}
+}
+
+func TestADeviceIsAnOutputWhoeverOwnsItsDirectory(t *testing.T) {
+	for _, dest := range []string{os.DevNull, filepath.Join(t.TempDir(), "new", "file")} {
+		if err := checkWritable(dest); err != nil {
+			t.Errorf("%s: got %v, want it accepted", dest, err)
+		}
+	}
+}
+
+func TestACABundleIsARegularFile(t *testing.T) {
+	dir := t.TempDir()
+	fifo := filepath.Join(dir, "fifo")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{dir, fifo, os.DevNull} {
+		_, err := readable(name)
+		wantUsage(t, err, "not a regular file")
 	}
 }

@@ -65,7 +65,7 @@ and a stage that the target doesn't need is not built at all.`,
 
 // execute runs the command that args (without the program's name) ask for.
 func execute(ctx context.Context, c *cli, args []string) error {
-	root := newRoot(c)
+	root := newRoot(c) //nolint:contextcheck // cobra hands the context through cmd.Context
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd(args...)
 	if _, rest, err := root.Find(args); err != nil {

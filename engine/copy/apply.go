@@ -113,17 +113,13 @@ func (a *apply) run(ctx context.Context) (err error) {
 	return a.stage.finish()
 }
 
-// newOwner owns directories that are made on the way.
-func (a *apply) newOwner() Owner {
-	if a.o.Chown != nil {
-		return *a.o.Chown
+// newDirs is what directories get that are made on the way: an octal --chmod is
+// theirs too. Source: BuildKit, fsutil's copy package.
+func (a *apply) newDirs() newDirs {
+	if a.chmod.absolute {
+		return newDirs{a.chmod.mode & 0o777, a.o.Chown}
 	}
-	return Owner{}
-}
-
-// intoDir reports whether the destination is a directory whatever is there.
-func (a *apply) intoDir() bool {
-	return strings.HasSuffix(a.dst.Path, "/") || len(a.sel.items) > 1
+	return newDirs{dirMode, a.o.Chown}
 }
 
 // item copies one selected source.
@@ -153,10 +149,11 @@ func (a *apply) tree(ctx context.Context, it *item) error {
 	if e, err := a.stage.Lstat(resolved); err == nil && !e.IsDir() {
 		return &ConflictError{Path: resolved}
 	}
-	dest, err := a.stage.mkdirs(a.dst.Path, a.newOwner())
+	dest, err := a.stage.mkdirs(a.dst.Path, a.newDirs())
 	if err != nil {
 		return err
 	}
+	a.takeTime(it, dest)
 	t := &treeCopy{apply: a, item: it, sum: newSummary(), first: firsts{by: map[inode]*firstName{}}}
 	if err := walk(ctx, dirPair{it.path, dest}, t.visit); err != nil {
 		return err
@@ -167,27 +164,41 @@ func (a *apply) tree(ctx context.Context, it *item) error {
 	return nil
 }
 
+// takeTime gives the directory that a selected one is merged into its time, and
+// nothing else, as BuildKit does. The roots of image and source have no time that
+// means anything.
+func (a *apply) takeTime(it *item, dest string) {
+	if dest != "." && it.path != "." {
+		a.stage.staged(dest).meta.mtime = it.entry.ModTime
+	}
+}
+
 // fileDest makes the directory for a selected file and returns the file's path.
 // A link at the end of the destination is followed, as in BuildKit.
 func (a *apply) fileDest(it *item) (string, error) {
-	if a.intoDir() {
-		dir, err := a.stage.mkdirs(a.dst.Path, a.newOwner())
+	if strings.HasSuffix(a.dst.Path, "/") {
+		dir, err := a.stage.mkdirs(a.dst.Path, a.newDirs())
 		return path.Join(dir, it.name), err
 	}
 	resolved, exists, err := tree.Resolve(a.stage, within(a.dst.Path), true)
 	if err != nil {
 		return "", err
 	}
+	into := false
 	if exists {
 		e, err := a.stage.Lstat(resolved)
 		if err != nil {
 			return "", err
 		}
-		if e.IsDir() {
-			resolved = path.Join(resolved, it.name)
-		}
+		into = e.IsDir()
 	}
-	_, err = a.stage.mkdirs(path.Dir(resolved), a.newOwner())
+	switch {
+	case into:
+		resolved = path.Join(resolved, it.name)
+	case len(a.sel.items) > 1:
+		return "", &SeveralError{Path: resolved}
+	}
+	_, err = a.stage.mkdirs(path.Dir(resolved), a.newDirs())
 	return resolved, err
 }
 
@@ -231,7 +242,7 @@ func (a *apply) unpackItem(ctx context.Context, it *item) (done bool, err error)
 	if !layertar.DetectTar(f) {
 		return false, nil
 	}
-	dest, err := a.stage.mkdirs(a.dst.Path, a.newOwner())
+	dest, err := a.stage.mkdirs(a.dst.Path, newDirs{dirMode, a.o.Chown})
 	if err != nil {
 		return true, err
 	}

@@ -159,13 +159,10 @@ func (m *model) mkdirs(t *testing.T, dir string) error {
 	if err := m.mkdirs(t, filepath.Dir(dir)); err != nil {
 		return err
 	}
-	must(t, os.Mkdir(dir, 0o755))
-	owner := copy.Owner{} // and not the group of a setgid parent
+	must(t, os.Mkdir(dir, 0o755)) // 0:0, or the setgid bit and group of its parent
 	if m.chown != nil {
-		owner = *m.chown
+		must(t, os.Lchown(dir, int(m.chown.UID), int(m.chown.GID)))
 	}
-	must(t, os.Lchown(dir, int(owner.UID), int(owner.GID)))
-	must(t, os.Chmod(dir, 0o755))
 	return nil
 }
 
@@ -186,6 +183,9 @@ func (m *model) copy(t *testing.T, mounted, src, dest string) error {
 	if st.IsDir() {
 		if err := m.mkdirs(t, to); err != nil {
 			return err
+		}
+		if resolved != "." && to != m.root {
+			m.times[to] = unix.NsecToTimespec(st.ModTime().UnixNano())
 		}
 		return m.merge(t, from, to, true)
 	}

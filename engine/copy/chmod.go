@@ -28,13 +28,17 @@ type modeChange struct {
 const (
 	whoUser  = 0o4700
 	whoGroup = 0o2070
-	whoOther = 0o1007
+	whoOther = 0o0007
+	whoAll   = whoUser | whoGroup | whoOther
+	sticky   = 0o1000
 	permMask = 0o7777
 )
 
 // ParseChmod returns the change that an octal mode up to 07777 or a symbolic
 // one as in chmod(1) describes ("u+rX,go=u-w"). Without u, g, o or a it applies
-// to all, as if the umask were 0. "" keeps modes.
+// to all, as if the umask were 0. The sticky bit changes where t is written only,
+// and not for o alone. "" keeps modes.
+// Source: setmode(3) of BSD, which BuildKit follows.
 func ParseChmod(s string) (Chmod, error) {
 	if s == "" {
 		return Chmod{}, nil
@@ -65,14 +69,14 @@ func parseClause(s string) ([]modeChange, bool) {
 	}
 	who := uint32(0)
 	for _, c := range s[:end] {
-		bits, ok := map[rune]uint32{'u': whoUser, 'g': whoGroup, 'o': whoOther, 'a': permMask}[c]
+		bits, ok := map[rune]uint32{'u': whoUser, 'g': whoGroup, 'o': whoOther, 'a': whoAll}[c]
 		if !ok {
 			return nil, false
 		}
 		who |= bits
 	}
 	if who == 0 {
-		who = permMask
+		who = whoAll
 	}
 	var changes []modeChange
 	for rest := s[end:]; rest != ""; {
@@ -106,7 +110,10 @@ func (m *modeChange) parsePerms(s string) bool {
 		case 's':
 			m.bits |= 0o6000
 		case 't':
-			m.bits |= 0o1000
+			if m.who != whoOther {
+				m.who |= sticky
+				m.bits |= sticky
+			}
 		case 'X':
 			m.execX = true
 		default:

@@ -104,6 +104,15 @@ func (e *OwnerError) Error() string {
 // Unwrap returns the system's error.
 func (e *OwnerError) Unwrap() error { return e.Err }
 
+// SeveralError says that several sources would become one file, of which the
+// last would be left.
+type SeveralError struct {
+	// Path is the place in the image, without a leading slash.
+	Path string
+}
+
+func (e *SeveralError) Error() string { return "several sources for one file: /" + e.Path }
+
 // ConflictError says that a directory was to be copied to where something else
 // is that is no directory.
 type ConflictError struct {

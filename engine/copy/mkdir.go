@@ -12,14 +12,15 @@ import (
 
 // Mkdir writes a directory with its missing parents into the staged layer, as
 // WORKDIR makes it: mode 0755 and owner for what is missing, as the chain shows
-// it for what exists.
-func Mkdir(dst Dest, owner Owner) (err error) {
+// it for what exists. Owner nil is 0:0, and below a directory with the setgid bit
+// its group.
+func Mkdir(dst Dest, owner *Owner) (err error) {
 	s, err := openStage(dst.Chain, dst.Dir)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	if _, err := s.mkdirs(dst.Path, owner); err != nil {
+	if _, err := s.mkdirs(dst.Path, newDirs{dirMode, owner}); err != nil {
 		return err
 	}
 	return s.finish()

@@ -27,7 +27,8 @@ const (
 // User is who runs a command.
 type User struct {
 	UID, GID uint32
-	// Groups are the supplementary groups, without GID.
+	// Groups are the supplementary groups, GID first: were it only the effective
+	// group, a program with the setgid bit would lose it. Source: CVE-2023-25173.
 	Groups []uint32
 	// Home is the home directory: that of /etc/passwd, else "/root" for user 0
 	// and "/" for others.
@@ -123,8 +124,8 @@ func parseID(s string) (id uint32, ok bool, err error) {
 
 // LookupUser returns the user that USER's "user[:group]" names; "" is root. A
 // number need not be in /etc/passwd; its group is then 0. Supplementary groups
-// are those of /etc/group, and none when a group is given. Source: Dockerfile
-// reference, USER; moby/sys/user.
+// are the user's own and those of /etc/group, or just the one that is given.
+// Source: Dockerfile reference, USER; moby/sys/user.
 func LookupUser(view tree.Tree, spec string) (User, error) {
 	userName, groupName, _ := strings.Cut(spec, ":")
 	if userName == "" {
@@ -165,13 +166,14 @@ func homeOf(u User) string {
 	}
 }
 
-// addGroups sets the group when one is given, else the supplementary ones.
+// addGroups sets the group when one is given, and the supplementary ones.
 func (u *User) addGroups(view tree.Tree, name, groupName string) error {
 	if groupName != "" {
 		gid, err := lookupGroup(view, groupName)
-		u.GID = gid
+		u.GID, u.Groups = gid, []uint32{gid}
 		return err
 	}
+	u.Groups = []uint32{u.GID}
 	if name == "" {
 		return nil
 	}
@@ -180,7 +182,7 @@ func (u *User) addGroups(view tree.Tree, name, groupName string) error {
 		return err
 	}
 	for _, g := range groups {
-		if g.gid != u.GID && slices.Contains(g.members, name) && !slices.Contains(u.Groups, g.gid) {
+		if slices.Contains(g.members, name) && !slices.Contains(u.Groups, g.gid) {
 			u.Groups = append(u.Groups, g.gid)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -59,9 +60,13 @@ func TestWhatGoesWhere(t *testing.T) {
 		"a file to a new name":                        {[]string{"f"}, "/new", []string{"new"}, ""},
 		"a file into a directory":                     {[]string{"f"}, "/dir/sub", []string{"dir/sub/f"}, ""},
 		"a trailing slash makes a directory":          {[]string{"f"}, "/new/", []string{"new/", "new/f"}, ""},
-		"a directory's content":                       {[]string{"d"}, "/new", []string{"new/", "new/.hidden", "new/e/", "new/e/g", "new/l -> g"}, ""},
-		"several sources go into a directory":         {[]string{"f", "d/e/g"}, "/new", []string{"new/", "new/f", "new/g"}, ""},
-		"a wildcard":                                  {[]string{"d/[^l]*"}, "/new/", []string{"new/", "new/.hidden", "new/g"}, ""},
+		"a directory's content":                       {[]string{"d"}, "/new", []string{"new/", "new/.hidden", "new/e/", "new/e/g", "new/h/", "new/h/i", "new/l -> g"}, ""},
+		"several sources go into a directory":         {[]string{"f", "d/e/g"}, "/new/", []string{"new/", "new/f", "new/g"}, ""},
+		"several sources into one that exists":        {[]string{"f", "d/e/g"}, "/dir/sub", []string{"dir/sub/f", "dir/sub/g"}, ""},
+		"directories make one directory":              {[]string{"d/e", "d/h"}, "/new", []string{"new/", "new/g", "new/i"}, ""},
+		"several sources for one new file":            {[]string{"f", "d/e/g"}, "/new", nil, "several sources for one file: /new"},
+		"several matches for one file":                {[]string{"d/e*/*", "f"}, "/dir/f", nil, "several sources for one file: /dir/f"},
+		"a wildcard":                                  {[]string{"d/[^hl]*"}, "/new/", []string{"new/", "new/.hidden", "new/g"}, ""},
 		"a wildcard that matches nothing":             {[]string{"x*"}, "/new/", nil, ""},
 		"a wildcard that matches nothing, and a file": {[]string{"f", "x*"}, "/new", []string{"new"}, ""},
 		"a named link is followed and keeps its name": {[]string{"link"}, "/new/", []string{"new/", "new/link"}, ""},
@@ -79,7 +84,7 @@ func TestWhatGoesWhere(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			lower := write(t, chain...)
-			src := write(t, "f", "sub", "d/e/g", "d/.hidden", "d/l -> g", "link -> f", "out -> ../../../../etc/nope")
+			src := write(t, "f", "sub", "d/e/g", "d/h/i", "d/.hidden", "d/l -> g", "link -> f", "out -> ../../../../etc/nope")
 			staged, _, err := apply(t, chainfs.New([]string{src}), copy.Spec{Sources: c.sources}, []string{lower}, c.dest, copy.Options{})
 			if c.err != "" {
 				if err == nil || !strings.Contains(err.Error(), c.err) {
@@ -161,6 +166,10 @@ func TestChmod(t *testing.T) {
 		"nobody named means all":    {"+w", file | 0o444, file | 0o666},
 		"copy of the user's bits":   {"go=u", file | 0o741, file | 0o777},
 		"setuid, setgid and sticky": {"u+s,g+s,+t", file | 0o755, file | 0o7755},
+		"sticky with a":             {"a+t", file | 0o755, file | 0o1755},
+		"sticky of others is none":  {"o+t", file | 0o755, file | 0o755},
+		"equals keeps sticky":       {"a=rX", dir | 0o1777, dir | 0o1555},
+		"equals sets sticky":        {"u=rwt", dir | 0o777, dir | 0o1677},
 		"several operators":         {"u+x-w", file | 0o600, file | 0o500},
 		"equals clears":             {"o=", file | 0o777, file | 0o770},
 		"a link has none":           {"777", tree.TypeSymlink | 0o755, tree.TypeSymlink | 0o755},
@@ -200,8 +209,8 @@ func TestOwnersAndUsers(t *testing.T) {
 		}
 	}
 	for spec, want := range map[string]string{
-		"": "0 0 [] /root", "root": "0 0 [] /root", "www": "33 34 [35 8] /var/www", "33": "33 34 [35 8] /var/www",
-		"www:mail": "33 8 [] /var/www", "77": "77 0 [] /", "77:78": "77 78 [] /", "old": "40 41 [8] /", "nobody": "error",
+		"": "0 0 [0] /root", "root": "0 0 [0] /root", "www": "33 34 [34 35 8] /var/www", "33": "33 34 [34 35 8] /var/www",
+		"www:mail": "33 8 [8] /var/www", "77": "77 0 [0] /", "77:78": "77 78 [78] /", "old": "40 41 [41 8] /", "nobody": "error",
 	} {
 		u, err := copy.LookupUser(view, spec)
 		got := fmt.Sprintf("%d %d %d %s", u.UID, u.GID, u.Groups, u.Home)
@@ -395,5 +404,49 @@ func TestAddKeepsAnArchivesOwnersAndCopiesWhatIsNone(t *testing.T) {
 	must(t, err)
 	if st := stat(t, staged, "d/f"); st.Uid != 9 || st.Gid != 9 {
 		t.Errorf("got %d:%d, want --chown's 9:9", st.Uid, st.Gid)
+	}
+}
+
+// sparseArchive holds one file of realSize zeros that take no room in it.
+func sparseArchive(t *testing.T, realSize int64) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	// The writer refuses the records under their own names. Source: GNU tar
+	// manual, "PAX Format, Version 1.0".
+	must(t, w.WriteHeader(&tar.Header{Name: "big", Typeflag: tar.TypeReg, Mode: 0o644, Size: 512, PAXRecords: map[string]string{
+		"XNU.sparse.major": "1", "XNU.sparse.minor": "0", "XNU.sparse.name": "big", "XNU.sparse.realsize": fmt.Sprint(realSize),
+	}}))
+	_, err := w.Write(append([]byte("0\n"), make([]byte, 510)...))
+	must(t, err)
+	must(t, w.Close())
+	return bytes.ReplaceAll(b.Bytes(), []byte("XNU.sparse"), []byte("GNU.sparse"))
+}
+
+func TestHugeSparseFilesEndWithTheirContext(t *testing.T) {
+	src := write(t)
+	must(t, os.WriteFile(filepath.Join(src, "a.tar"), sparseArchive(t, 1<<39), 0o600))
+	must(t, os.WriteFile(filepath.Join(src, "plain"), nil, 0o600))
+	must(t, os.Truncate(filepath.Join(src, "plain"), 1<<39))
+	for name, o := range map[string]copy.Options{"a.tar": {Unpack: true}, "plain": {}} {
+		t.Run(name, func(t *testing.T) {
+			sel, err := copy.Select(t.Context(), chainfstest.Host(src), copy.Spec{Sources: []string{name}, Context: true})
+			must(t, err)
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+			defer cancel()
+			_, err = copy.Apply(ctx, sel, copy.Dest{Chain: chainfs.New(nil), Dir: t.TempDir(), Path: "/d/"}, o)
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("got %v, want %v", err, context.DeadlineExceeded)
+			}
+		})
+	}
+}
+
+func TestAddRefusesANameThatNoPathCanHave(t *testing.T) {
+	src := write(t)
+	must(t, os.WriteFile(filepath.Join(src, "a.tar"), archive(t, tar.Header{Name: strings.Repeat("d/", unix.PathMax/2) + "f", Typeflag: tar.TypeReg}), 0o600))
+	spec := copy.Spec{Sources: []string{"a.tar"}, Context: true}
+	if _, _, err := apply(t, chainfstest.Host(src), spec, nil, "/d/", copy.Options{Unpack: true}); !errors.Is(err, unix.ENAMETOOLONG) {
+		t.Errorf("got %v, want %v", err, unix.ENAMETOOLONG)
 	}
 }

@@ -173,10 +173,36 @@ func within(name string) string {
 	return path.Join(".", path.Clean("/"+name))
 }
 
+const (
+	// dirMode is what a directory gets that nothing says more about.
+	dirMode = 0o755
+	setgid  = 0o2000
+)
+
+// newDirs is what directories get that are missing on the way to a destination.
+type newDirs struct {
+	mode uint32 // permission bits
+	// owner nil is 0:0, and below a directory with the setgid bit its group.
+	owner *Owner
+}
+
+// below returns the metadata of a new directory in parent, which passes its
+// setgid bit on, as mkdir(2) has it.
+func (n newDirs) below(parent metadata) metadata {
+	m := metadata{mode: n.mode | parent.mode&setgid, mtime: time.Now()}
+	switch {
+	case n.owner != nil:
+		m.uid, m.gid = n.owner.UID, n.owner.GID
+	case parent.mode&setgid != 0:
+		m.gid = parent.gid
+	}
+	return m
+}
+
 // mkdirs makes the directory that name leads to and what is missing on the way
 // there, and repeats what the chain has. It returns the path with links
-// followed. A directory that is missing gets mode 0755 and owner.
-func (s *stage) mkdirs(name string, owner Owner) (string, error) {
+// followed.
+func (s *stage) mkdirs(name string, missing newDirs) (string, error) {
 	resolved, _, err := tree.Resolve(s, within(name), true)
 	if err != nil {
 		return "", err
@@ -185,7 +211,7 @@ func (s *stage) mkdirs(name string, owner Owner) (string, error) {
 		if c != '/' {
 			continue
 		}
-		if err := s.mkdir(resolved[:i], owner); err != nil {
+		if err := s.mkdir(resolved[:i], missing); err != nil {
 			return "", err
 		}
 	}
@@ -193,15 +219,14 @@ func (s *stage) mkdirs(name string, owner Owner) (string, error) {
 }
 
 // mkdir makes or repeats one directory whose parent is in the layer already.
-func (s *stage) mkdir(name string, owner Owner) error {
+func (s *stage) mkdir(name string, missing newDirs) error {
 	if s.staged(name) != nil {
 		return nil
 	}
 	e, err := s.Lstat(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		d := &stagedDir{meta: metadata{mode: 0o755, uid: owner.UID, gid: owner.GID, mtime: time.Now()}}
-		return s.create(name, d)
+		return s.create(name, &stagedDir{meta: missing.below(s.staged(path.Dir(name)).meta)})
 	case err != nil:
 		return err
 	case !e.IsDir():

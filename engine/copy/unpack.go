@@ -123,6 +123,9 @@ func (u *unpacker) entry(ctx context.Context, h *tar.Header, content io.Reader) 
 
 // inside returns an archive's name as a path below its root.
 func inside(name string) (string, error) {
+	if len(name) >= unix.PathMax {
+		return "", unix.ENAMETOOLONG
+	}
 	if strings.ContainsRune(name, 0) {
 		return "", fs.ErrInvalid
 	}
@@ -156,7 +159,7 @@ func (u *unpacker) parent(name string) (string, error) {
 	if u.stage.staged(dir) != nil {
 		return dir, nil
 	}
-	made, err := u.stage.mkdirs(dir, u.newOwner())
+	made, err := u.stage.mkdirs(dir, newDirs{dirMode, u.o.Chown})
 	if err == nil && made != dir {
 		err = errOutside // resolved already: no link can be left
 	}
@@ -169,7 +172,7 @@ func (u *unpacker) dir(e tree.Entry, xattrs map[string][]byte) error {
 	found, err := u.stage.Lstat(e.Path)
 	switch {
 	case err == nil && found.IsDir():
-		err = u.stage.mkdir(e.Path, Owner{})
+		err = u.stage.mkdir(e.Path, newDirs{})
 	case err == nil || errors.Is(err, fs.ErrNotExist):
 		err = u.newDir(e.Path)
 	}
@@ -241,7 +244,7 @@ func (u *unpacker) node(ctx context.Context, h *tar.Header, e tree.Entry, xattrs
 	case h.Typeflag == tar.TypeLink:
 		return u.link(ctx, &w, h.Linkname, e.Path)
 	case e.IsRegular():
-		return u.file(&w, e, xattrs, content)
+		return u.file(&w, e, xattrs, untilDone{ctx, content})
 	case e.IsSymlink():
 		err = unix.Symlinkat(e.Link, fd, base)
 	case e.Type() == typeFIFO:
@@ -364,6 +367,20 @@ const (
 	maxMajor = 1<<12 - 1
 	maxMinor = 1<<20 - 1
 )
+
+// untilDone ends with its context: a sparse file of an archive gives zeros for
+// an hour without a byte of the archive being read.
+type untilDone struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (u untilDone) Read(p []byte) (int, error) {
+	if u.ctx.Err() != nil {
+		return 0, context.Cause(u.ctx)
+	}
+	return u.r.Read(p)
+}
 
 // digestReader digests what is read through it, and ends with its context.
 type digestReader struct {

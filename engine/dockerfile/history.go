@@ -19,7 +19,7 @@ const HistoryComment = "buildkit.dockerfile.v0"
 //   - ARG: Default is the value in effect, nil without one
 //   - CMD, ENTRYPOINT, RUN: Command.Args is the whole argv, the shell included
 //   - EXPOSE: ports as "80/tcp"
-//   - WORKDIR: the path, absolute and clean
+//   - WORKDIR: the path, absolute
 //
 // RUN, COPY and ADD end with "# buildkit", the others don't; --from, --link and
 // --exclude are not shown. An entry has a layer for RUN, COPY, ADD, and for

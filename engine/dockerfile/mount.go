@@ -1,6 +1,7 @@
 package dockerfile
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"strings"
@@ -50,6 +51,9 @@ func ParseMount(w Word, expand func(string) (string, error)) (Mount, error) {
 // complete fills in the defaults that BuildKit's frontend applies later than
 // its parser.
 func (m *Mount) complete() error {
+	if m.SizeBytes < 0 { // what the parser makes of a number over 64 bits
+		return errors.New("size is not a number of bytes that a file system can have")
+	}
 	switch m.Type {
 	case MountCache:
 		if m.Sharing == "" {

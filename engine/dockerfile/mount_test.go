@@ -55,6 +55,7 @@ func TestMountErrorsPointIntoTheValue(t *testing.T) {
 		"mount-key-of-another": "type=bind,size=3,target=/x",
 		"mount-no-pair":        "type=bind,target",
 		"mount-mode":           "type=cache,target=/x,mode=rwx",
+		"mount-size":           "type=tmpfs,target=/x,size=99999999999999999999",
 		"mount-secret-nothing": "type=secret",
 		"mount-ssh-source":     "type=ssh,source=x",
 		"mount-variable":       "from=${none:?say which},target=/x",

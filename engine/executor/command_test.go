@@ -50,8 +50,8 @@ func TestACommandRunsOnAnImageAndLeavesNothing(t *testing.T) {
 	}
 	specs := b.runner.Specs()
 	s := specs[len(specs)-1]
-	if s.User.UID != 5 || s.User.GID != 6 || !slices.Equal(s.User.Groups, []uint32{10}) {
-		t.Errorf("got user %+v, want 5:6 with group 10", s.User)
+	if s.User.UID != 5 || s.User.GID != 6 || !slices.Equal(s.User.Groups, []uint32{6, 10}) {
+		t.Errorf("got user %+v, want 5:6 with groups 6 and 10", s.User)
 	}
 	if want := []string{"A=1", "PATH=" + plan.DefaultPath, "HOME=/home/app"}; !slices.Equal(s.Env, want) {
 		t.Errorf("got environment %q, want %q", s.Env, want)

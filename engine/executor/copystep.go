@@ -300,6 +300,9 @@ func (w *walk) applyCopy(ctx context.Context, t *task, source *copySource, dir s
 	if _, ok := errors.AsType[*copy.ConflictError](err); ok {
 		err = &FaultError{Err: err}
 	}
+	if _, ok := errors.AsType[*copy.SeveralError](err); ok {
+		err = &FaultError{Err: err, Hint: "a / at the end makes the destination a directory"}
+	}
 	return res, err
 }
 
@@ -325,16 +328,19 @@ func (w *walk) doWorkdir(ctx context.Context, t *task) (rec storage.StepRecord, 
 	if err != nil {
 		return rec, err
 	}
-	user, err := lookupUser(view, t.step.Workdir.User)
-	if err != nil {
-		return rec, err
+	var owner *copy.Owner
+	if name := t.step.Workdir.User; name != "" {
+		user, err := lookupUser(view, name)
+		if err != nil {
+			return rec, err
+		}
+		owner = &copy.Owner{UID: user.UID, GID: user.GID}
 	}
 	staged, err := w.machine.Layers.Stage(ctx)
 	if err != nil {
 		return rec, err
 	}
 	defer func() { err = errors.Join(err, staged.Discard()) }()
-	owner := copy.Owner{UID: user.UID, GID: user.GID}
 	if err := copy.Mkdir(copy.Dest{Chain: view, Dir: staged.Dir(), Path: t.step.Workdir.Path}, owner); err != nil {
 		return rec, err
 	}

@@ -84,7 +84,7 @@ func (r *runStep) prepare(ctx context.Context) error {
 	}
 	r.view = view
 	// The uppermost layer's root is the merged root: it repeats the one below.
-	if err := copy.Mkdir(copy.Dest{Chain: view, Dir: r.staged.Dir(), Path: "/"}, copy.Owner{}); err != nil {
+	if err := copy.Mkdir(copy.Dest{Chain: view, Dir: r.staged.Dir(), Path: "/"}, nil); err != nil {
 		return err
 	}
 	user, err := lookupUser(view, r.run.User)

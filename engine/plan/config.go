@@ -251,14 +251,18 @@ func (s *stageMaker) workdir(in *dockerfile.Workdir) error {
 		return s.refuse(in, "", "needs a path, %q is empty here", in.Path)
 	}
 	c := s.container()
-	c.WorkingDir = s.absolute(dir)
-	if c.WorkingDir == "/" {
+	clean := s.absolute(dir)
+	if !path.IsAbs(dir) {
+		dir = clean
+	}
+	c.WorkingDir = dir // an absolute one as it is written, as BuildKit has it
+	shown := &dockerfile.Workdir{Path: dir}
+	if clean == "/" {
 		s.number++
-		s.told(&dockerfile.Workdir{Path: "/"})
+		s.told(shown)
 		return nil
 	}
-	shown := &dockerfile.Workdir{Path: c.WorkingDir}
-	s.step(in, Step{Workdir: &Workdir{Path: c.WorkingDir, User: c.User}}, dockerfile.CreatedBy(shown))
+	s.step(in, Step{Workdir: &Workdir{Path: clean, User: c.User}}, dockerfile.CreatedBy(shown))
 	return nil
 }
 

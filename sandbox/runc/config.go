@@ -149,10 +149,15 @@ func mount(m sandbox.Mount) (*configs.Mount, error) {
 	}
 	switch m.Type {
 	case sandbox.MountBind:
-		if _, err := os.Stat(m.Source); err != nil {
+		st, err := os.Stat(m.Source)
+		if err != nil {
 			return nil, startError(codeNotExecutable, "mount %s: %w", m.Target, err)
 		}
-		return bind(m.Source, m.Target, m.ReadOnly), nil
+		c := bind(m.Source, m.Target, m.ReadOnly)
+		if st.IsDir() {
+			c.Flags |= unix.MS_NODEV // nodes that root copied out of an image are dead
+		}
+		return c, nil
 	case sandbox.MountTmpfs:
 		return tmpfs(m), nil
 	}

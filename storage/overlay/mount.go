@@ -45,9 +45,10 @@ type mounts struct {
 // Mount implements storage.Mounter. The mount is in the caller's mount
 // namespace and uses user.overlay.* attributes, as root too: a layer is the
 // same for both. A writable mount ignores fsync(2), since the store syncs whole
-// layers; its upper directory must be new. Stub, Upper and Work belong on the
-// store's file system, or file numbers change at a copy-up. The error wraps
-// storage.ErrNotFound for a layer that is gone.
+// layers; its upper directory must be new. Device nodes can't be opened: where
+// root unpacked it, an image may have a node of the host's disk. Stub, Upper and
+// Work belong on the store's file system, or file numbers change at a copy-up.
+// The error wraps storage.ErrNotFound for a layer that is gone.
 func (s *Store) Mount(ctx context.Context, o storage.MountOptions) (unmount func() error, err error) {
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
@@ -132,9 +133,9 @@ func mountFsconfig(m overlayMount) error {
 	if err := unix.FsconfigCreate(fsfd); err != nil {
 		return withKernelLog(fsfd, fmt.Errorf("overlay: %w", err))
 	}
-	attr := 0
+	attr := unix.MOUNT_ATTR_NODEV
 	if m.upper == "" {
-		attr = unix.MOUNT_ATTR_RDONLY
+		attr |= unix.MOUNT_ATTR_RDONLY
 	}
 	mfd, err := unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, attr)
 	if err != nil {
@@ -217,14 +218,14 @@ func (ms *mounts) mountClassic(m overlayMount) (err error) {
 		}
 	}
 	data := "userxattr,index=off,lowerdir=" + strings.Join(names, ":")
-	flags := uintptr(unix.MS_RDONLY)
+	flags := uintptr(unix.MS_NODEV | unix.MS_RDONLY)
 	if m.upper != "" {
 		err := errors.Join(os.Symlink(m.upper, filepath.Join(dir, "upper")), os.Symlink(m.work, filepath.Join(dir, "work")))
 		if err != nil {
 			return err
 		}
 		data += ",upperdir=upper,workdir=work,volatile"
-		flags = 0
+		flags = unix.MS_NODEV
 	}
 	if len(data) >= os.Getpagesize() {
 		return fmt.Errorf("mount options of %d bytes are over the page of %d", len(data), os.Getpagesize())

@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -69,6 +70,34 @@ func TestFiveHundredLowersAreMountedAndMoreRefused(t *testing.T) {
 				t.Errorf("%d layers: error %v, want one that names the limit", len(lowers), err)
 			}
 		})
+	}
+}
+
+func TestDeviceNodesOfLayersCanNotBeOpened(t *testing.T) {
+	for name, api := range map[string]MountAPI{"fsconfig": MountFsconfig, "mount": MountClassic} {
+		for access, upper := range map[string]bool{"read-only": false, "writable": true} {
+			t.Run(name+" "+access, func(t *testing.T) {
+				ms := mounts{links: tmpfs(t), api: api}
+				m := overlayMount{lowers: lowerDirs(t, 2), target: t.TempDir()}
+				if upper {
+					fs := tmpfs(t)
+					m.upper, m.work = filepath.Join(fs, "upper"), filepath.Join(fs, "work")
+					if err := errors.Join(os.Mkdir(m.upper, 0o755), os.Mkdir(m.work, 0o755)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := ms.mount(m); err != nil {
+					t.Fatal(err)
+				}
+				var st unix.Statfs_t
+				if err := unix.Statfs(m.target, &st); err != nil || st.Flags&unix.ST_NODEV == 0 {
+					t.Errorf("got flags %#x (%v), want nodev among them", st.Flags, err)
+				}
+				if err := unmountDir(m.target); err != nil {
+					t.Error(err)
+				}
+			})
+		}
 	}
 }
 
