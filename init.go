@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/mstage/mstage/engine"
 	"github.com/mstage/mstage/sandbox/rootless"
@@ -38,6 +40,9 @@ func Init() {
 
 // serve is the worker process: one job, then the end.
 func serve() error {
+	// A reader that has gone makes a write fail instead of ending the worker
+	// without a word. A handler is not inherited by commands, SIG_IGN would be.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	conn, err := rootless.WorkerConn()
 	if err != nil {
 		return err

@@ -29,6 +29,7 @@ const (
 	ExitAuth        = 7
 	ExitDiskFull    = 8
 	ExitInterrupted = 130
+	ExitPipe        = 141 // who read standard output has gone
 	ExitTerminated  = 143
 )
 
@@ -64,6 +65,8 @@ func exitCode(err error) int {
 		return 128 + int(interrupted.Signal)
 	case errors.Is(err, context.Canceled):
 		return ExitInterrupted
+	case errors.Is(err, syscall.EPIPE):
+		return ExitPipe
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return ExitDiskFull
 	case ranAndFailed(err):

@@ -142,6 +142,11 @@ func (c *cli) addBuildOptions(r *engine.Request, f *buildFlags) error {
 	if r.Outputs, err = c.parseOutputs(f.outputs); err != nil {
 		return err
 	}
+	for flag, name := range map[string]string{"--iidfile": f.iidFile, "--metadata-file": f.metadataFile} {
+		if err := checkFile(flag, name); err != nil {
+			return err
+		}
+	}
 	if f.jobs < 0 {
 		return usagef("--jobs %d: a number from 1 up", f.jobs)
 	}
@@ -203,6 +208,20 @@ func (c *cli) parseOutputs(values []string) ([]export.Output, error) {
 		outputs = append(outputs, o)
 	}
 	return outputs, nil
+}
+
+// checkFile refuses a file that could not be written when the build is done.
+func checkFile(flag, name string) error {
+	if name == "" {
+		return nil
+	}
+	if st, err := os.Stat(name); err == nil && st.IsDir() {
+		return usagef("%s %s: is a directory", flag, name)
+	}
+	if err := unix.Access(filepath.Dir(name), unix.W_OK); err != nil {
+		return usagef("%s %s: write to %s: %v", flag, name, filepath.Dir(name), err)
+	}
+	return nil
 }
 
 // checkWritable refuses a place that the caller may not write to. The worker is

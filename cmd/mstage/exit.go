@@ -75,7 +75,7 @@ func finish(w io.Writer, err error) int {
 	}
 	f := describe(err)
 	var silent *codedError
-	if errors.As(err, &silent) && silent.err == nil {
+	if errors.As(err, &silent) && silent.err == nil || f.Code == engine.ExitPipe {
 		return f.Code
 	}
 	printFailure(w, f)

@@ -83,7 +83,7 @@ func (c *cli) run(ctx context.Context, cmd *cobra.Command, f *runFlags, image st
 	switch {
 	case err == nil:
 		return status(code)
-	case errors.As(err, &failure) && (failure.Code == 126 || failure.Code == 127):
+	case errors.As(err, &failure) && slices.Contains([]int{126, 127, engine.ExitPipe}, failure.Code):
 		return err
 	default:
 		return &codedError{code: ownFailure, hint: describe(err).Hint, err: err}

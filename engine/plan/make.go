@@ -42,7 +42,7 @@ func Make(ctx context.Context, b *resolve.Bindings, o Options) (*Plan, error) {
 	m := &maker{
 		o: o, bindings: b,
 		plan:   &Plan{Version: FormatVersion, Platform: o.Platform},
-		stages: map[int]int{}, images: map[string]int{}, scopes: map[int]*stage.Scope{},
+		stages: map[int]int{}, images: map[string]int{}, scopes: map[int]*stage.Scope{}, depth: map[int]int{},
 	}
 	for _, bound := range b.Stages {
 		if err := m.stage(ctx, bound); err != nil {
@@ -62,6 +62,7 @@ type maker struct {
 	stages   map[int]int          // index in the Dockerfile → index in plan.Stages
 	images   map[string]int       // local ID and word → index in plan.Images
 	scopes   map[int]*stage.Scope // by index in plan.Stages, walked to the end
+	depth    map[int]int          // number of layers by index in plan.Stages
 }
 
 // stageMaker builds one stage.
@@ -75,7 +76,15 @@ type stageMaker struct {
 	cmdSet bool
 	number int
 	total  int
+	// layers counts those of the base, too; tooDeep is the refusal of the first
+	// step over MaxLayers.
+	layers  int
+	tooDeep error
 }
+
+// MaxLayers is how many layers an image can have. Source: overlayfs takes 500
+// lower directories (OVL_MAX_STACK); one shows mount points.
+const MaxLayers = 499
 
 // addLabels puts --label on the target.
 func (m *maker) addLabels() {
@@ -98,18 +107,34 @@ func (m *maker) stage(ctx context.Context, bound *resolve.BoundStage) error {
 	if err := s.base(ctx); err != nil {
 		return err
 	}
-	s.scope = s.openScope()
+	s.scope, s.layers = s.openScope(), s.baseLayers()
 	s.number, s.total = 1, 1+countSteps(bound.Node.All())
 	for _, in := range bound.Node.All() {
 		if err := s.instruction(in); err != nil {
 			return s.positioned(in, err)
 		}
 	}
+	if s.tooDeep != nil {
+		return s.tooDeep
+	}
+	m.depth[len(m.plan.Stages)] = s.layers
 	s.st.Config.Config.Env = s.scope.ConfigEnv()
 	m.scopes[len(m.plan.Stages)] = s.scope
 	m.stages[src.Index] = len(m.plan.Stages)
 	m.plan.Stages = append(m.plan.Stages, *s.st)
 	return nil
+}
+
+// baseLayers is how many layers the stage starts from.
+func (s *stageMaker) baseLayers() int {
+	switch base := s.st.Base; {
+	case base.Stage != nil:
+		return s.depth[*base.Stage]
+	case base.Image != nil:
+		return len(s.plan.Images[*base.Image].Layers)
+	default:
+		return 0
+	}
 }
 
 // openScope is the scope at the top of the stage.
@@ -279,6 +304,9 @@ func (s *stageMaker) step(in dockerfile.Instruction, step Step, createdBy string
 	step.Title, step.Pos = in.Head().Text, in.Head().Pos
 	step.Number, step.Total = s.number, s.total
 	step.Needs = needs(step)
+	if s.layers++; s.layers > MaxLayers && s.tooDeep == nil {
+		s.tooDeep = s.refuse(in, "join RUNs, or copy what counts into a new stage", "makes layer %d of an image; %d is the most that a mount can have", s.layers, MaxLayers)
+	}
 	s.st.Steps = append(s.st.Steps, step)
 	s.history(createdBy, len(s.st.Steps)-1)
 }

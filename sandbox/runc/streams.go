@@ -149,6 +149,10 @@ func copyOutput(o output) error {
 	if errors.Is(err, unix.EIO) {
 		err = nil // a terminal's way to say that nobody has it open any more
 	}
+	if errors.Is(err, unix.EPIPE) {
+		// Who reads has gone: the command learns it as it would without us.
+		return fmt.Errorf("write output: %w", errors.Join(err, o.from.Close()))
+	}
 	if err != nil {
 		// The command must not block on a full pipe.
 		_, _ = io.Copy(io.Discard, o.from)
