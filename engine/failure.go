@@ -119,7 +119,7 @@ func hint(err error) string {
 	case errors.As(err, &fault):
 		return fault.Hint
 	case errors.As(err, &owner):
-		return "only one user ID is mapped here; `mstage doctor` says how to get a range"
+		return "the IDs mapped for this user do not reach it; `mstage doctor` says how to get a range"
 	case errors.As(err, &hinted):
 		return hinted.HostHint()
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):

@@ -47,7 +47,7 @@ func TestEveryErrorHasItsExitCodeAndHint(t *testing.T) {
 		"a RUN that did not start":          {inStep(&sandbox.StartError{Code: 127, Err: errors.New("no sh")}), ExitRun, ""},
 		"a RUN that failed and can't clean": {inStep(errors.Join(&sandbox.ExitError{Code: 1}, errors.New("unmount"))), ExitRun, ""},
 		"a fault of the Dockerfile":         {inStep(&executor.FaultError{Err: &copy.NotFoundError{Source: "f"}, Hint: "h"}), ExitUsage, "h"},
-		"an owner that can't be":            {inStep(&copy.OwnerError{Path: "f", UID: 1}), ExitHost, "only one user ID is mapped here; `mstage doctor` says how to get a range"},
+		"an owner that can't be":            {inStep(&copy.OwnerError{Path: "f", UID: 1}), ExitHost, "the IDs mapped for this user do not reach it; `mstage doctor` says how to get a range"},
 		"something of the host":             {fmt.Errorf("start: %w", hostError{}), ExitHost, "install uidmap"},
 		"a full disk":                       {inStep(fmt.Errorf("write: %w", syscall.ENOSPC)), ExitDiskFull, "`mstage prune -a` frees what no image needs; --root chooses another disk"},
 		"a quota":                           {syscall.EDQUOT, ExitDiskFull, "`mstage prune -a` frees what no image needs; --root chooses another disk"},
