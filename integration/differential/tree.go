@@ -34,7 +34,8 @@ type fileTree map[string]*inode
 // cleanName returns an entry's name as a fileTree has it.
 func cleanName(name string) string { return strings.Trim(path.Clean("/"+name), "/") }
 
-// applyLayer applies a layer and returns its names. Source: OCI image-spec v1.1,
+// applyLayer applies a layer and returns its names but the root's, which BuildKit
+// never has in a layer. Source: OCI image-spec v1.1,
 // layer.md: whiteouts hide what lower layers have, wherever they are in the tar.
 func (t fileTree) applyLayer(data []byte) ([]string, error) {
 	r, err := inflate(data)
@@ -45,7 +46,9 @@ func (t fileTree) applyLayer(data []byte) ([]string, error) {
 	added := map[string]bool{}
 	err = readTar(r, func(h *tar.Header, r io.Reader) error {
 		name := cleanName(h.Name)
-		names = append(names, name)
+		if name != "" {
+			names = append(names, name)
+		}
 		dir, base := path.Split(name)
 		dir = strings.TrimSuffix(dir, "/")
 		if base == ".wh..wh..opq" {
