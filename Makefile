@@ -1,5 +1,5 @@
 # Every target calls one thing; what is longer is in scripts/.
-.PHONY: all build build-arm64 test test-short test-race lint demo demo-nasa bench interop check-static check-reproducible licenses install-deps clean
+.PHONY: all build build-arm64 test test-short test-race lint demo demo-nasa bench interop differential check-static check-reproducible licenses install-deps clean
 
 all: build
 
@@ -35,6 +35,11 @@ bench: install-deps
 # Root only: docker and skopeo read what an unprivileged build wrote.
 interop: build
 	scripts/interop.sh
+
+# Root only: the same Dockerfiles with mstage and with BuildKit.
+differential: build
+	scripts/install-deps.sh differential
+	scripts/differential.sh
 
 check-static: build
 	scripts/check-static.sh

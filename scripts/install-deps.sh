@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# install-deps.sh [arm64]: installs what is missing to build and test mstage on
-# Debian. Nothing is missing: nothing is done and no network is used. With arm64
-# also the cross compiler.
+# install-deps.sh [arm64|differential]: installs what is missing to build and test
+# mstage on Debian. Nothing is missing: nothing is done and no network is used.
+# With arm64 also the cross compiler, with differential what differential.sh needs.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 
@@ -28,6 +28,12 @@ needed() {
 	if [ "${1:-}" = arm64 ] && [ "$(uname -m)" != aarch64 ]; then
 		echo "aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu"
 		echo "/usr/aarch64-linux-gnu/include/stdlib.h libc6-dev-arm64-cross"
+	fi
+	if [ "${1:-}" = differential ]; then
+		echo "runc runc"
+		echo "setcap libcap2-bin"
+		echo "setfattr attr"
+		echo "setpriv util-linux"
 	fi
 }
 
