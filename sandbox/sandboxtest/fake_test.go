@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"syscall"
 	"testing"
 
 	"github.com/mstage/mstage/sandbox"
@@ -20,6 +21,9 @@ func local(ctx context.Context, s sandbox.Spec) error {
 	}
 	cmd := exec.CommandContext(ctx, path, s.Args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.Stdin, s.Stdout, s.Stderr
+	// A shell's children hold its output open: all of them end.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	err = cmd.Run()
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		return &sandbox.ExitError{Code: exit.ExitCode()}
