@@ -232,7 +232,8 @@ func Call(l Launcher, job Job, sink progress.Sink, stop <-chan struct{}, resize 
 		_ = proc.Wait() // its answer has come, or errNoAnswer says that none did
 	}()
 	if err := c.send(job); err != nil {
-		return nil, errors.Join(errNoAnswer, err)
+		// Its text only: a socket that broke must not look like a closed output.
+		return nil, fmt.Errorf("%w: %s", errNoAnswer, err.Error())
 	}
 	go c.forward(stop, resize, over)
 	return c.receive(sink)
