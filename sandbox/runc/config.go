@@ -81,9 +81,9 @@ func (r *Runner) checkUser(u sandbox.User) error {
 func (r *Runner) config(id string, s sandbox.Spec, slot *slot, room *room) (*configs.Config, error) {
 	mounts := []*configs.Mount{
 		{Source: "proc", Device: "proc", Destination: "/proc", Flags: unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC},
-		bind(room.dev(), "/dev", false),
+		bind(room.dev(), "/dev"),
 		{Source: "mqueue", Device: "mqueue", Destination: "/dev/mqueue", Flags: unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC},
-		bind(slot.sys, "/sys", false),
+		bind(slot.sys, "/sys"),
 	}
 	for _, name := range room.etc {
 		target, err := throughLinks(s.Rootfs, "/etc/"+name)
@@ -93,7 +93,7 @@ func (r *Runner) config(id string, s sandbox.Spec, slot *slot, room *room) (*con
 		if err := makeMountPoint(s.Rootfs, target); err != nil {
 			return nil, err
 		}
-		mounts = append(mounts, bind(filepath.Join(room.dir, name), target, false))
+		mounts = append(mounts, bind(filepath.Join(room.dir, name), target))
 	}
 	for _, m := range s.Mounts {
 		c, err := mount(m)
@@ -133,14 +133,8 @@ func namespaces(slot *slot) configs.Namespaces {
 	return ns
 }
 
-func bind(source, target string, readOnly bool) *configs.Mount {
-	m := &configs.Mount{Source: source, Device: "bind", Destination: target, Flags: unix.MS_BIND | unix.MS_REC}
-	if readOnly {
-		m.Flags |= unix.MS_RDONLY
-		// MS_RDONLY does not reach submounts.
-		m.RecAttr = &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
-	}
-	return m
+func bind(source, target string) *configs.Mount {
+	return &configs.Mount{Source: source, Device: "bind", Destination: target, Flags: unix.MS_BIND | unix.MS_REC}
 }
 
 func mount(m sandbox.Mount) (*configs.Mount, error) {
@@ -153,7 +147,12 @@ func mount(m sandbox.Mount) (*configs.Mount, error) {
 		if err != nil {
 			return nil, startError(codeNotExecutable, "mount %s: %w", m.Target, err)
 		}
-		c := bind(m.Source, m.Target, m.ReadOnly)
+		c := bind(m.Source, m.Target)
+		if m.ReadOnly {
+			if c, err = bindReadOnly(m.Source, m.Target); err != nil {
+				return nil, err
+			}
+		}
 		if st.IsDir() {
 			c.Flags |= unix.MS_NODEV // nodes that root copied out of an image are dead
 		}

@@ -112,9 +112,12 @@ func busyboxRoot(t testing.TB) string {
 }
 
 func TestContract(t *testing.T) {
-	sandboxtest.TestRunner(t, func(t *testing.T) (sandbox.Runner, string) {
-		return openRunner(t, Options{}), busyboxRoot(t)
-	})
+	sandboxtest.TestRunner(t, openForContract)
 }
 
 func splitLines(b []byte) []string { return strings.Fields(string(b)) }
+
+// openForContract is a runner with a network, and a root file system for it.
+func openForContract(t *testing.T) (sandbox.Runner, string) {
+	return openRunner(t, Options{}), busyboxRoot(t)
+}

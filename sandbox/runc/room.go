@@ -130,27 +130,23 @@ func bindDevice(target, source string, owned bool) error {
 }
 
 // makeReadOnly makes a mount read-only and keeps its other flags, which a user
-// namespace may not clear. Kernels before 5.12 have no mount_setattr(2).
+// namespace may not clear.
 func makeReadOnly(target string) error {
-	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
-	err := unix.MountSetattr(unix.AT_FDCWD, target, 0, &attr)
-	if errors.Is(err, unix.ENOSYS) {
-		err = remountReadOnly(target)
-	}
-	if err != nil {
+	if err := readOnlyTree(target, unix.MOUNT_ATTR_RDONLY, 0); err != nil {
 		return fmt.Errorf("make %s read-only: %w", target, err)
 	}
 	return nil
 }
 
-func remountReadOnly(target string) error {
+// remountReadOnly makes one mount read-only and adds flags to those it has.
+func remountReadOnly(target string, added uintptr) error {
 	var st unix.Statfs_t
 	if err := unix.Statfs(target, &st); err != nil {
 		return err
 	}
 	// ST_xxx and MS_xxx are the same numbers for these.
 	const kept = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME | unix.MS_NODIRATIME
-	flags := uintptr(st.Flags)&kept | unix.MS_BIND | unix.MS_REMOUNT | unix.MS_RDONLY
+	flags := uintptr(st.Flags)&kept | unix.MS_BIND | unix.MS_REMOUNT | unix.MS_RDONLY | added
 	if st.Flags&unix.ST_RELATIME != 0 {
 		flags |= unix.MS_RELATIME
 	}
