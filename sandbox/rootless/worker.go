@@ -8,6 +8,7 @@ import "C"
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 )
 
@@ -21,6 +22,15 @@ const (
 // IsWorker reports whether this process is a worker that Start made. It is in
 // its namespaces then, as uid 0 with all capabilities over them, not as PID 1.
 func IsWorker() bool { return C.mstage_is_worker != 0 }
+
+// The worker's main thread runs main and nothing else. libcontainer and the
+// network code leave threads behind in a container's namespaces, to end there;
+// the main thread can't end, and /proc/self is its view of mounts and network.
+func init() {
+	if IsWorker() {
+		runtime.LockOSThread()
+	}
+}
 
 // WorkerConn returns the worker's end of Worker.Conn, a stream socket. It reads
 // EOF when the other process has died. The caller closes it; call it once.

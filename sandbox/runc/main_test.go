@@ -7,8 +7,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/mstage/mstage/sandbox"
 	"github.com/mstage/mstage/sandbox/rootless"
@@ -113,6 +116,23 @@ func busyboxRoot(t testing.TB) string {
 
 func TestContract(t *testing.T) {
 	sandboxtest.TestRunner(t, openForContract)
+}
+
+func TestTheMainThreadIsLentToNobody(t *testing.T) {
+	threads := make(chan int)
+	release := make(chan struct{})
+	defer close(release)
+	for range 50 {
+		go func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			threads <- unix.Gettid()
+			<-release
+		}()
+		if tid := <-threads; tid == os.Getpid() {
+			t.Fatal("a goroutine ran on the main thread: /proc/self would show the namespaces that it enters")
+		}
+	}
 }
 
 func splitLines(b []byte) []string { return strings.Fields(string(b)) }
