@@ -15,10 +15,23 @@ const (
 	StepStarted Kind = "step-started"
 	// StepOutput: Data is output of Vertex, Stream says of which stream.
 	StepOutput Kind = "step-output"
+	// StepProgress: a transfer of Vertex moved on; Item, Status, Current and Total
+	// are set. Sent a few times a second for each item; the last one of an item
+	// has Status TransferDone.
+	StepProgress Kind = "step-progress"
 	// StepDone: Vertex ended; Cached, Duration, Error and Canceled are set.
 	StepDone Kind = "step-done"
 	// Warning: Message, and Position when there is one.
 	Warning Kind = "warning"
+)
+
+// What happens to the Item of a StepProgress.
+const (
+	TransferDownload = "downloading"
+	TransferUnpack   = "extracting" // after its last byte came
+	TransferUpload   = "pushing"
+	TransferExists   = "already exists" // nothing is transferred; the item's only event
+	TransferDone     = "done"
 )
 
 // Event is one thing that happened. The zero value of a field means that the
@@ -33,7 +46,13 @@ type Event struct {
 	// Stream is 1 for stdout and 2 for stderr.
 	Stream int `json:"stream,omitempty"`
 	// Data is output as bytes (base64 in JSON), cut at no particular place.
-	Data     []byte        `json:"data,omitempty"`
+	Data []byte `json:"data,omitempty"`
+	// Item names one transfer of the step: a blob's digest.
+	Item   string `json:"item,omitempty"`
+	Status string `json:"status,omitempty"`
+	// Current of Total bytes were transferred; Total is 0 when not known.
+	Current  int64         `json:"current,omitempty"`
+	Total    int64         `json:"total,omitempty"`
 	Cached   bool          `json:"cached,omitempty"`
 	Duration time.Duration `json:"duration,omitempty"` // nanoseconds
 	Error    string        `json:"error,omitempty"`
