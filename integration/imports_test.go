@@ -42,7 +42,7 @@ var table = map[string]row{
 	"engine/progress":     {"engine/dockerfile"},
 	"engine/resolve":      {"engine/dockerfile", "engine/stage", "engine/imageconfig", "pkg/pluginapi"},
 	"engine/stage":        {"engine/dockerfile"},
-	"engine/worker":       {"engine/*", "storage"},
+	"engine/worker":       {"engine/*", "pkg/pluginapi", "storage"},
 	"integration":         {"*"},
 	"pkg/pluginapi":       {},
 	"pkg/pluginapi/*":     {"pkg/pluginapi", "pkg/pluginapi/wire"},

@@ -20,6 +20,8 @@ const (
 	TypeDocker = "docker"
 	// TypeLocal is a directory with the root file system.
 	TypeLocal = "local"
+	// TypeRegistry pushes the image under its names; Export does not do it.
+	TypeRegistry = "registry"
 	// TypeTar is a tar of the root file system.
 	TypeTar = "tar"
 )
@@ -37,6 +39,8 @@ var knownKeys = map[string][]string{
 	TypeDocker: {"dest", attrTar},
 	TypeLocal:  {"dest"},
 	TypeTar:    {"dest"},
+
+	TypeRegistry: {},
 }
 
 // Output says what to make of an image and where to put it.
@@ -158,7 +162,7 @@ func (o Output) check() (problem, hint string) {
 
 // withDest fills Dest where the type can be a stream.
 func (o Output) withDest() Output {
-	if o.Dest == "" && o.Type != TypeImage {
+	if o.Dest == "" && o.Type != TypeImage && o.Type != TypeRegistry {
 		o.Dest = Stdout
 	}
 	return o
