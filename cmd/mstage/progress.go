@@ -24,9 +24,8 @@ type buildOutput interface {
 }
 
 // newProgress returns the output that --progress and -q ask for.
-func newProgress(w io.Writer, f *buildFlags, source []byte) (buildOutput, error) {
-	mode := f.progress
-	if f.quiet {
+func newProgress(w io.Writer, mode string, quiet bool, source []byte) (buildOutput, error) {
+	if quiet {
 		mode = "quiet"
 	}
 	switch mode {

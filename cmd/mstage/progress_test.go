@@ -21,7 +21,7 @@ const source = "FROM a\n# one\nRUN make\n# two\n# three\n"
 func show(t *testing.T, mode string, events ...progress.Event) (string, buildOutput) {
 	t.Helper()
 	var b bytes.Buffer
-	out, err := newProgress(&b, &buildFlags{progress: mode}, []byte(source))
+	out, err := newProgress(&b, mode, false, []byte(source))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +85,7 @@ func TestALogIsNeverClippedButItsRepetitionIs(t *testing.T) {
 		events = append(events, output(1, 0, 1, line))
 	}
 	var b bytes.Buffer
-	out, err := newProgress(&b, &buildFlags{progress: "auto"}, []byte(source))
+	out, err := newProgress(&b, "auto", false, []byte(source))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +107,7 @@ func TestAFailureRepeatsTheOutputAndShowsTheLine(t *testing.T) {
 	const want = "------\n > [1/1] RUN make:\noh no\n------\n   1 |     FROM a\n   2 |     # one\n   3 | >>> RUN make\n   4 |     # two\n   5 |     # three\n"
 	for _, mode := range []string{"plain", "quiet"} {
 		var b bytes.Buffer
-		out, err := newProgress(&b, &buildFlags{progress: mode}, []byte(source))
+		out, err := newProgress(&b, mode, false, []byte(source))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -148,9 +148,9 @@ func TestJSONProgressIsOneEventOnALine(t *testing.T) {
 }
 
 func TestAnUnknownProgressIsRefused(t *testing.T) {
-	_, err := newProgress(&bytes.Buffer{}, &buildFlags{progress: "fancy"}, nil)
+	_, err := newProgress(&bytes.Buffer{}, "fancy", false, nil)
 	wantUsage(t, err, "--progress fancy")
-	out, err := newProgress(&bytes.Buffer{}, &buildFlags{progress: "fancy", quiet: true}, nil)
+	out, err := newProgress(&bytes.Buffer{}, "fancy", true, nil)
 	if _, ok := out.(*quietOutput); err != nil || !ok {
 		t.Errorf("-q: got %T, %v, want the quiet output", out, err)
 	}
