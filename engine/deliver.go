@@ -57,6 +57,7 @@ var exportTitles = map[string]string{
 	"tar":    "exporting to client tarball",
 
 	"registry": "pushing to registry",
+	"daemon":   "loading into daemon",
 }
 
 // imageTitle names the output to the store.
@@ -75,7 +76,7 @@ func keptLines(img storage.Image, names []string) []string {
 func (b *Backend) deliver(ctx context.Context, j *worker.Build, res *worker.Result, sink *numberedSink) error {
 	for i, o := range j.Outputs {
 		err := sink.step(ctx, exportTitles[o.Type], func() ([]string, error) {
-			if o.Type == export.TypeRegistry {
+			if o.Sent() {
 				return b.send(ctx, res, i, int(sink.last.Load()), worker.Export{Type: o.Type, Dest: strings.Join(j.Names, ",")})
 			}
 			return nil, b.export(ctx, j, res, o, sink)

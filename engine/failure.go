@@ -12,6 +12,7 @@ import (
 	"github.com/mstage/mstage/engine/copy"
 	"github.com/mstage/mstage/engine/dockerfile"
 	"github.com/mstage/mstage/engine/executor"
+	"github.com/mstage/mstage/engine/export"
 	"github.com/mstage/mstage/engine/fetch"
 	"github.com/mstage/mstage/engine/worker"
 	"github.com/mstage/mstage/pkg/pluginapi"
@@ -71,6 +72,7 @@ func exitCode(err error) int {
 		interrupted *Interrupted
 		fault       *executor.FaultError
 		mismatch    *fetch.MismatchError
+		daemon      *export.DaemonError
 	)
 	switch {
 	case errors.As(err, &interrupted):
@@ -87,6 +89,8 @@ func exitCode(err error) int {
 		return ExitUsage
 	case errors.Is(err, pluginapi.ErrAuth):
 		return ExitAuth
+	case errors.As(err, &daemon):
+		return daemonCode(daemon)
 	case errors.Is(err, pluginapi.ErrNetwork), errors.As(err, &mismatch):
 		return ExitNetwork
 	case errors.Is(err, storage.ErrNotFound), errors.Is(err, pluginapi.ErrNotFound):
@@ -98,6 +102,14 @@ func exitCode(err error) int {
 	default:
 		return ExitInternal
 	}
+}
+
+// daemonCode tells a daemon that is not there from one that refuses.
+func daemonCode(e *export.DaemonError) int {
+	if e.Unreachable {
+		return ExitHost
+	}
+	return ExitNetwork
 }
 
 // textCode tells a source that is not there from a Dockerfile that is wrong.
@@ -131,8 +143,11 @@ func hint(err error) string {
 		hinted  interface{ HostHint() string }
 		fault   *executor.FaultError
 		refusal *pluginapi.Error
+		daemon  *export.DaemonError
 	)
 	switch {
+	case errors.As(err, &daemon):
+		return daemon.Hint
 	case errors.As(err, &refusal):
 		return refusal.Hint
 	case errors.As(err, &fault):

@@ -27,7 +27,7 @@ func (h *helper) help(ctx context.Context, a worker.Ask, streams *worker.Streams
 	case a.Fetch != nil:
 		err = h.fetch(ctx, a, streams)
 	case a.Send != nil:
-		answer.Digest, err = h.send(ctx, a.Send)
+		answer, err = h.send(ctx, a.Send)
 	default:
 		err = errors.New("the worker asks for nothing")
 	}

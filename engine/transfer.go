@@ -147,36 +147,42 @@ func (b *Backend) send(ctx context.Context, res *worker.Result, i, vertex int, e
 	}
 	e.Digest = answer.Digest
 	res.Exports = append(res.Exports, e)
-	if answer.Digest == "" {
-		return nil, nil
-	}
-	return []string{"manifest " + string(answer.Digest)}, nil
+	return answer.Lines, nil
 }
 
 // send does in the CLI's process what needs credentials and the caller's network.
-func (h *helper) send(ctx context.Context, s *worker.Send) (storage.Digest, error) {
+func (h *helper) send(ctx context.Context, s *worker.Send) (answer worker.Answer, err error) {
 	layers := make([]image.SealedLayer, len(s.Blobs))
 	for i, b := range s.Blobs {
 		layers[i] = image.SealedLayer{Layer: s.Image.Layers[i], Seal: image.SealOf(b)}
 	}
-	oci, err := image.NewOCI(ctx, h.engine.o.Blobs, s.Image, layers)
-	if err != nil {
-		return "", err
-	}
-	var names []string
 	if h.job.Push != nil {
-		names = h.job.Push.Names[s.Output : s.Output+1]
-	} else {
-		names = h.job.Build.Names
+		return h.push(ctx, s, layers, h.job.Push.Names[s.Output:s.Output+1])
+	}
+	o := h.job.Build.Outputs[s.Output]
+	if o.Type == export.TypeRegistry {
+		return h.push(ctx, s, layers, h.job.Build.Names)
 	}
 	tell := h.tell(s)
-	var digest storage.Digest
-	for _, name := range names {
-		if digest, err = h.engine.o.Remote.Push(ctx, name, oci, tell); err != nil {
-			return "", err
-		}
+	answer.Lines, err = o.Daemon.Load(ctx, h.engine.o.Blobs, s.Image, layers, h.job.Build.Names,
+		func(sent, total int64) { tell("archive", sent, total) })
+	return answer, err
+}
+
+// push sends the image to the registry of each name.
+func (h *helper) push(ctx context.Context, s *worker.Send, layers []image.SealedLayer, names []string) (answer worker.Answer, err error) {
+	oci, err := image.NewOCI(ctx, h.engine.o.Blobs, s.Image, layers)
+	if err != nil {
+		return answer, err
 	}
-	return digest, nil
+	tell := h.tell(s)
+	for _, name := range names {
+		if answer.Digest, err = h.engine.o.Remote.Push(ctx, name, oci, tell); err != nil {
+			return answer, err
+		}
+		answer.Lines = append(answer.Lines, "pushed "+name+"@"+string(answer.Digest))
+	}
+	return answer, nil
 }
 
 // tell turns bytes sent into events, not too many of them.

@@ -40,6 +40,7 @@ type buildFlags struct {
 	outputs      []string
 	pull         string
 	push         bool
+	load         bool
 
 	registryFlags
 }
@@ -88,8 +89,9 @@ func (f *buildFlags) register(cmd *cobra.Command) {
 	fs.StringVar(&f.pull, "pull", "missing", "ask registries for base images: always, missing (when the store has none) or never")
 	fs.Lookup("pull").NoOptDefVal = "always"
 	fs.BoolVar(&f.push, "push", false, "push the image to the registries of its names; short for -o type=registry")
+	fs.BoolVar(&f.load, "load", false, "hand the image to the docker daemon, or podman's service; short for -o type=daemon")
 	f.registryFlags.registerPull(cmd)
-	fs.StringArrayVarP(&f.outputs, "output", "o", nil, "`type=image|registry|oci|docker|local|tar[,dest=PATH]`, a directory, or - (again for more)")
+	fs.StringArrayVarP(&f.outputs, "output", "o", nil, "`type=image|registry|daemon|oci|docker|local|tar[,dest=PATH]`, a directory, or - (again for more)")
 }
 
 // registerPlan declares the flags that change the plan.
@@ -149,11 +151,21 @@ func (c *cli) addBuildOptions(r *engine.Request, f *buildFlags) error {
 	if r.Outputs, err = c.parseOutputs(f.outputs); err != nil {
 		return err
 	}
+	if f.load {
+		r.Outputs = append(r.Outputs, export.Output{Type: export.TypeDaemon})
+	}
 	if f.push {
 		r.Outputs = append(r.Outputs, export.Output{Type: export.TypeRegistry})
 	}
 	if err := checkPushed(r); err != nil {
 		return err
+	}
+	for i := range r.Outputs {
+		if o := &r.Outputs[i]; o.Type == export.TypeDaemon {
+			if o.Daemon, err = c.daemon(*o); err != nil {
+				return err
+			}
+		}
 	}
 	for flag, name := range map[string]string{"--iidfile": f.iidFile, "--metadata-file": f.metadataFile} {
 		if err := checkFile(flag, name); err != nil {

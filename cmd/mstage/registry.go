@@ -63,7 +63,7 @@ func (c *cli) registryOptions(f *registryFlags) (registry.Options, error) {
 	}
 	// containers' auth.json is below XDG_RUNTIME_DIR; without one docker's file
 	// is where a user may write.
-	if c.getenv("XDG_RUNTIME_DIR") == "" {
+	if c.getenv("XDG_RUNTIME_DIR") == "" && os.Geteuid() != 0 {
 		o.DockerConfig = c.dockerConfig()
 	}
 	return o, nil

@@ -51,8 +51,9 @@ type Answer struct {
 	Failure *Failure `json:"failure,omitempty"`
 	// Left says that the worker stopped reading first: it knows the reason.
 	Left bool `json:"left,omitempty"`
-	// Digest is the manifest's after a Send, when there is one.
+	// Digest is the manifest's after a Send to a registry; Lines tell about a Send.
 	Digest storage.Digest `json:"digest,omitempty"`
+	Lines  []string       `json:"lines,omitempty"`
 	// Streams is how many were opened: they come over another socket, perhaps
 	// later than this.
 	Streams int `json:"streams,omitempty"`

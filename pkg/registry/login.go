@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -89,10 +91,29 @@ func (c *Client) LogoutAll() error {
 	return nil
 }
 
-// Login returns the user who is logged in to a registry, "" for nobody.
+// LoggedIn returns the user who is logged in to a registry, "" for nobody.
 func (c *Client) LoggedIn(host string) (user string, err error) {
-	creds, err := config.GetCredentials(c.sys, host)
-	return creds.Username, err
+	for _, sys := range c.readable() {
+		creds, err := config.GetCredentials(sys, host)
+		if err != nil || creds.Username != "" {
+			return creds.Username, err
+		}
+	}
+	return "", nil
+}
+
+// readable says which files are read, in order.
+func (c *Client) readable() []*types.SystemContext {
+	if c.o.DockerConfig == "" || c.o.AuthFile != "" || c.o.Credentials != nil {
+		return []*types.SystemContext{c.sys}
+	}
+	var list []*types.SystemContext
+	if dir, err := os.UserConfigDir(); err == nil {
+		sys := *c.sys
+		sys.AuthFilePath = filepath.Join(dir, "containers", "auth.json")
+		list = append(list, &sys)
+	}
+	return append(list, c.writable())
 }
 
 // writable says which file is written.

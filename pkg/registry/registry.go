@@ -24,8 +24,10 @@ import (
 type Options struct {
 	// AuthFile is read, and written by Login, instead of the usual files.
 	AuthFile string
-	// DockerConfig is docker's config.json, written by Login instead of
-	// containers' auth.json when AuthFile is "". "" leaves docker's alone.
+	// DockerConfig is docker's config.json, for users without a runtime directory
+	// (XDG_RUNTIME_DIR): containers' usual auth.json would be below /run, where
+	// they may not look. When set and AuthFile is "", it is read after the
+	// auth.json of the user's config directory, and written by Login.
 	DockerConfig string
 	// RegistriesConf replaces the user's and the system's registries.conf.
 	RegistriesConf string

@@ -79,7 +79,13 @@ func (c *Client) roundTripper(e endpoint) http.RoundTripper {
 // authenticator returns the credentials for a repository; nobody's when there
 // are none.
 func (c *Client) authenticator(ref docker.Named) (authn.Authenticator, error) {
-	creds, err := config.GetCredentialsForRef(c.sys, ref)
+	var creds types.DockerAuthConfig
+	var err error
+	for _, sys := range c.readable() {
+		if creds, err = config.GetCredentialsForRef(sys, ref); err != nil || creds != (types.DockerAuthConfig{}) {
+			break
+		}
+	}
 	if err != nil {
 		return nil, &Error{
 			Kind: Auth, Ref: ref.String(), Message: "read credentials: " + err.Error(), Err: err,
