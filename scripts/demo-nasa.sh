@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# demo-nasa.sh: makes a Debian base from packages, imports it, builds and runs
-# examples/nasa on it and says what each stage weighs, all as a user without
-# privileges. Root gives way to the user mstage-test. Debian's packages and the
-# npm registry have to be in reach; NASA needs not.
+# demo-nasa.sh: pulls a Debian base, or where no registry answers makes one from
+# packages and imports it, builds and runs examples/nasa on it and says what each
+# stage weighs, all as a user without privileges. Root gives way to the user
+# mstage-test. Debian's packages and the npm registry have to be in reach; NASA
+# needs not.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 
@@ -99,10 +100,12 @@ demo() {
 	cd "$1"
 	export MSTAGE_ROOT=$1/store PATH=$1:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 	trap 'mstage prune -a -f >/dev/null' EXIT
-	say "as $(id -un): mmdebstrap makes a Debian 12 base from packages"
-	make_base debian.tar
-	say "mstage import debian.tar debian:12"
-	mstage import debian.tar debian:12
+	if ! pull_answered debian:12 --ca-bundle ca.pem; then
+		say "mmdebstrap makes a Debian 12 base from packages"
+		make_base debian.tar
+		say "mstage import debian.tar debian:12"
+		mstage import debian.tar debian:12
+	fi
 	say "mstage build -t nasa --ca-bundle ca.pem examples/nasa"
 	build -t nasa nasa
 	say "mstage run nasa"
@@ -125,15 +128,10 @@ if [ "${1:-}" = --inside ]; then
 	exit
 fi
 
-# proxies lists the proxy variables of the caller for its stand-in.
-proxies=()
-for name in http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY; do
-	[ -z "${!name:-}" ] || proxies+=("$name=${!name}")
-done
 make_demo_dir demo-nasa.sh nasa
 # The caller's certificates, and one made now that nothing else can have.
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj "/CN=demo of mstage" \
 	-keyout /dev/null -out "$HOME_DIR/own-ca.pem" 2>/dev/null
 cat "${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}" "$HOME_DIR/own-ca.pem" >"$HOME_DIR/ca.pem"
 chmod a+r "$HOME_DIR"/*.pem
-in_demo_dir env "${proxies[@]}" "$HOME_DIR/scripts/demo-nasa.sh" --inside "$HOME_DIR"
+in_demo_dir "$HOME_DIR/scripts/demo-nasa.sh" --inside "$HOME_DIR"

@@ -93,12 +93,42 @@ make_demo_dir() {
 	chmod -R a+rX "$HOME_DIR"
 }
 
+# network_env lists the caller's variables that say how the network is reached.
+network_env() {
+	local name
+	for name in http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY CONTAINERS_REGISTRIES_CONF; do
+		[ -z "${!name:-}" ] || printf '%s\n' "$name=${!name}"
+	done
+}
+
 # in_demo_dir CMD…: as the caller, or for root as the test user.
 in_demo_dir() {
+	local network
+	mapfile -t network < <(network_env)
 	if [ "$(id -u)" = 0 ]; then
-		as_test_user "$@"
+		as_test_user env "${network[@]}" "$@"
 	else
 		env TMPDIR="$HOME_DIR/tmp" "$@"
+	fi
+}
+
+# pull_answered IMAGE [FLAG…]: pulls an image when a registry answers within 5 s;
+# the download may take longer. Whether there is a network is not known before.
+pull_answered() {
+	local pid i
+	mstage pull --progress plain "$@" >pulled 2>pull.log &
+	pid=$!
+	for i in $(seq 50); do
+		if grep -qs '^#1 ' pull.log || ! kill -0 "$pid" 2>/dev/null; then break; fi
+		[ "$i" != 50 ] || kill "$pid"
+		sleep 0.1
+	done
+	if wait "$pid"; then
+		say "as $(id -un): a registry answers; mstage pull $1"
+		cat pulled
+	else
+		say "as $(id -un): no registry answers ($(head -n 1 pull.log))"
+		return 1
 	fi
 }
 
