@@ -79,7 +79,7 @@ func (f *buildFlags) register(cmd *cobra.Command) {
 	fs.IntVar(&f.jobs, "jobs", 0, "how many RUNs at once (default 16; stages are not limited)")
 	fs.StringVar(&f.iidFile, "iidfile", "", "write the image ID to `FILE`")
 	fs.StringVar(&f.metadataFile, "metadata-file", "", "write a JSON description of the result to `FILE`")
-	fs.StringVar(&f.progress, "progress", "auto", "auto, plain, json or quiet")
+	fs.StringVar(&f.progress, "progress", "", "auto, plain, tty, json or quiet (default $MSTAGE_PROGRESS, $BUILDKIT_PROGRESS, or auto)")
 	fs.BoolVarP(&f.quiet, "quiet", "q", false, "print the image ID only")
 	fs.StringVar(&f.caBundle, "ca-bundle", "", "`FILE` of certificates that RUNs trust; never part of a layer")
 	fs.StringArrayVarP(&f.outputs, "output", "o", nil, "`type=image|oci|docker|local|tar[,dest=PATH]`, a directory, or - (again for more)")
@@ -109,13 +109,14 @@ func (c *cli) build(ctx context.Context, f *buildFlags, contextArg string) (err 
 	if err := c.addBuildOptions(&req, f); err != nil {
 		return err
 	}
-	out, err := newProgress(c.stderr, f, req.Dockerfile)
+	out, err := c.newProgress(progressOptions{mode: f.progress, quiet: f.quiet, title: "Building", source: req.Dockerfile})
 	if err != nil {
 		return err
 	}
 	req.Sink = out
 	eng, err := c.engine()
 	if err != nil {
+		out.failed(err)
 		return err
 	}
 	res, err := eng.Build(ctx, req)
@@ -123,7 +124,7 @@ func (c *cli) build(ctx context.Context, f *buildFlags, contextArg string) (err 
 		out.failed(err)
 		return err
 	}
-	out.finish(res)
+	out.finish()
 	return c.report(f, res)
 }
 
