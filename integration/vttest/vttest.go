@@ -84,6 +84,8 @@ func (s *Screen) next(b []byte) int {
 		s.col = 0
 	case r == '\n':
 		s.down()
+	case r == '\t':
+		s.col = min((s.col/8+1)*8, s.Columns-1)
 	case r < 0x20 || r == 0x7f || r == utf8.RuneError:
 		s.complain("character %q", r)
 	default:
