@@ -55,6 +55,9 @@ var exportTitles = map[string]string{
 	"docker": "exporting to docker image format",
 	"local":  "exporting to client directory",
 	"tar":    "exporting to client tarball",
+
+	"registry": "pushing to registry",
+	"daemon":   "loading into daemon",
 }
 
 // imageTitle names the output to the store.
@@ -71,8 +74,11 @@ func keptLines(img storage.Image, names []string) []string {
 
 // deliver writes the outputs and keeps the image in the store, when asked to.
 func (b *Backend) deliver(ctx context.Context, j *worker.Build, res *worker.Result, sink *numberedSink) error {
-	for _, o := range j.Outputs {
+	for i, o := range j.Outputs {
 		err := sink.step(ctx, exportTitles[o.Type], func() ([]string, error) {
+			if o.Sent() {
+				return b.send(ctx, res, i, int(sink.last.Load()), worker.Export{Type: o.Type, Dest: strings.Join(j.Names, ",")})
+			}
 			return nil, b.export(ctx, j, res, o, sink)
 		})
 		if err != nil {

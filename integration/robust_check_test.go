@@ -165,7 +165,9 @@ func newStoreOwners(ctx context.Context, s *overlay.Store) (*storeOwners, error)
 	used := map[storage.LayerID]bool{}
 	for _, u := range uses {
 		used[u.ID] = u.Image || len(u.Keys) > 0
-		o.blobs[u.Blob.Hex()] = true
+		for _, b := range u.Blobs {
+			o.blobs[b.Hex()] = true
+		}
 	}
 	for _, id := range all {
 		o.layers[string(id)] = true

@@ -31,8 +31,13 @@ need_test_user
 make_home_dir
 state=$(mktemp -d)
 daemon=
+services=()
 # Only what was started here is ended, and only what was made here removed.
 clean_up() {
+	if [ ${#services[@]} -gt 0 ]; then
+		kill "${services[@]}" 2>/dev/null || true
+		wait "${services[@]}" 2>/dev/null || true
+	fi
 	if [ -n "$daemon" ]; then
 		kill "$daemon" 2>/dev/null || true
 		wait "$daemon" 2>/dev/null || true
@@ -92,4 +97,31 @@ say "docker import of the root file system"
 docker import -c 'USER 7:8' -c 'WORKDIR /opt/app' -c 'ENV GREETING=hello' rootfs-out.tar interop:rootfs >/dev/null
 # shellcheck disable=SC2016 # the container's shell expands
 check interop:rootfs sh -c 'echo $GREETING $(cat file) $(cat /home/file) $(test -e /etc/group || echo gone) $(id -u):$(id -g) $(stat -c %h hard)'
+say "--load into dockerd, as $TEST_USER"
+chmod 711 "$state"
+chmod 666 "$state/docker.sock"
+docker rmi -f interop:1 >/dev/null
+# load_into HOST: builds and hands the image to a daemon.
+load_into() {
+	# shellcheck disable=SC2016 # the inner shell expands
+	as_test_user sh -c 'cd "$HOME" && exec env DOCKER_HOST="$1" ./mstage --root loaded build -q -t interop:1 -t localhost/interop:1 --load interop' sh "$1" >/dev/null
+}
+# The base was pruned with the first store.
+as_test_user "$HOME_DIR/mstage" --root "$HOME_DIR/loaded" import "$HOME_DIR/rootfs.tar" busybox >/dev/null
+load_into "$DOCKER_HOST"
+check interop:1
+if command -v podman >/dev/null; then
+	say "--load into podman's service"
+	podman --storage-driver vfs --root "$state/podman" --runroot "$state/podman-run" system service -t 0 "unix://$state/podman.sock" 2>"$state/podman.log" &
+	services+=($!)
+	for _ in $(seq 100); do
+		[ ! -S "$state/podman.sock" ] || break
+		sleep 0.1
+	done
+	chmod 666 "$state/podman.sock"
+	load_into "unix://$state/podman.sock"
+	got=$(podman --url "unix://$state/podman.sock" image inspect -f '{{.Id}} {{.Config.StopSignal}}' localhost/interop:1)
+	[ "$got" = "$(docker image inspect -f '{{.Id}}' interop:1 | cut -d: -f2) SIGQUIT" ] || die "podman has '$got'"
+	echo "podman image inspect: $got"
+fi
 echo "interop: docker and skopeo read every output"

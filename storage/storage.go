@@ -199,6 +199,31 @@ type SealedImage struct {
 	ConfigDigest Digest `json:"configDigest"`
 	// Config is the exact bytes of the OCI config, diff IDs included.
 	Config []byte `json:"config"`
+	// Manifest is the manifest that the image came with; nil when mstage made
+	// the image.
+	Manifest *Manifest `json:"manifest,omitempty"`
+}
+
+// Manifest is an image manifest from outside, kept so that the image goes out
+// again as it came in.
+type Manifest struct {
+	// MediaType is that of an OCI or docker manifest.
+	MediaType string `json:"mediaType"`
+	// Raw is the exact bytes; their digest is the image's in a registry.
+	Raw []byte `json:"raw"`
+	// Blobs are the layers, lowest first.
+	Blobs []Blob `json:"blobs"`
+}
+
+// Digest is the digest of the manifest.
+func (m *Manifest) Digest() Digest { return DigestBytes(m.Raw) }
+
+// Blob is a layer as a manifest and its config describe it.
+type Blob struct {
+	Digest    Digest `json:"digest"`
+	MediaType string `json:"mediaType"`
+	SizeBytes int64  `json:"size"`
+	DiffID    Digest `json:"diffID"`
 }
 
 // TaggedImage is an image with the names that point to it, sorted.
@@ -208,7 +233,8 @@ type TaggedImage struct {
 }
 
 // Images keeps images and their names. A name is a normalised reference with a
-// tag ("docker.io/library/busybox:latest", "localhost/x:1").
+// tag ("docker.io/library/busybox:latest", "localhost/x:1"), or for an image
+// that was asked for by digest one with that digest and no tag.
 type Images interface {
 	// Image returns the image with that local ID or sealed config digest; the
 	// error wraps ErrNotFound.

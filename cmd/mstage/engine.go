@@ -15,7 +15,7 @@ func (c *cli) engine() (*engine.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return mstage.New(mstage.Options{Root: root, Version: version, Stderr: c.workerStderr})
+	return mstage.New(mstage.Options{Root: root, Version: version})
 }
 
 // isTerminal reports whether a stream is a terminal.

@@ -26,6 +26,20 @@ type progressOutput interface {
 	finish()
 }
 
+// showing does what out shows, and ends out.
+func showing(out progressOutput, do func() error) error {
+	err := do()
+	if err != nil {
+		out.failed(err)
+		return err
+	}
+	out.finish()
+	return nil
+}
+
+// progressFlag describes --progress.
+const progressFlag = "auto, tty, plain, json or quiet (default $MSTAGE_PROGRESS, $BUILDKIT_PROGRESS, or auto)"
+
 // progressOptions say how a command shows what it does.
 type progressOptions struct {
 	mode   string // --progress; "" when it was not given

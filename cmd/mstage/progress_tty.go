@@ -14,6 +14,7 @@ import (
 // ttyOutput shows a picture, and below it what a failure has to tell.
 type ttyOutput struct {
 	*transcript
+	cli     *cli
 	display *ttyprogress.Display
 	w       io.Writer
 	source  []byte
@@ -21,11 +22,12 @@ type ttyOutput struct {
 }
 
 // newTTYOutput returns an output on standard error, which is a terminal. What
-// workers print there is shown as warnings from now on.
+// workers of engines that are opened from now on print there is shown as warnings,
+// until the output ends.
 func newTTYOutput(c *cli, o progressOptions) *ttyOutput {
 	tty, _ := c.stderr.(*os.File) // or it would be no terminal
 	t := &ttyOutput{
-		transcript: newTranscript(), w: c.stderr, source: o.source,
+		cli: c, transcript: newTranscript(), w: c.stderr, source: o.source,
 		display: ttyprogress.New(tty, ttyprogress.Options{Title: o.title, Colour: c.getenv("NO_COLOR") == ""}),
 	}
 	if stray, err := catchStray(t.display); err == nil { // else it tears the picture, no more
@@ -56,6 +58,7 @@ func (t *ttyOutput) finish() {
 // leave draws the last picture, when all is said.
 func (t *ttyOutput) leave() {
 	if t.stray != nil {
+		t.cli.workerStderr = nil
 		t.stray.close()
 	}
 	t.display.Close()
@@ -87,8 +90,14 @@ func catchStray(sink progress.Sink) (*strayText, error) {
 	return s, nil
 }
 
+// strayWait is how long a process that outlives its worker may keep the file open.
+const strayWait = time.Second
+
 // close waits for the last line. The worker must be gone.
 func (s *strayText) close() {
 	_ = s.in.Close()
-	<-s.done
+	select {
+	case <-s.done:
+	case <-time.After(strayWait):
+	}
 }

@@ -43,8 +43,7 @@ func (w *walk) inputs(ctx context.Context, t *task) error {
 // identity of the chain that it reads from.
 func (w *walk) copyIdentity(ctx context.Context, c *plan.Copy) (storage.Digest, error) {
 	if !c.Context {
-		layers, err := w.sourceLayers(ctx, c.From)
-		return cache.ChainIdentity(layers), err
+		return w.sourceIdentity(ctx, c.From)
 	}
 	sel, files, err := w.selectContext(ctx, spec(c))
 	if err != nil {
@@ -107,11 +106,7 @@ func (w *walk) mountIdentity(ctx context.Context, m plan.Mount) (storage.Digest,
 	if m.From.Stage == nil && m.From.Image == nil {
 		return "", nil
 	}
-	layers, err := w.sourceLayers(ctx, m.From)
-	if err != nil {
-		return "", err
-	}
-	return cache.ChainIdentity(layers), nil
+	return w.sourceIdentity(ctx, m.From)
 }
 
 // relative is a mount's source as COPY names files.

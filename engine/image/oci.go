@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -30,7 +31,9 @@ var (
 	_ v1.Layer = (*blobLayer)(nil)
 )
 
-// NewOCI returns the OCI image of what Seal returned with Compress set. ctx
+// NewOCI returns the OCI image of what Seal returned with Compress set; it has
+// the manifest that the image came with, OCI's or docker's, when its layers are
+// those blobs. ctx
 // bounds every later read of a blob, which go-containerregistry's interface has
 // no context for.
 func NewOCI(ctx context.Context, blobs storage.Blobs, img storage.Image, layers []SealedLayer) (*OCI, error) {
@@ -55,14 +58,23 @@ func NewOCI(ctx context.Context, blobs storage.Blobs, img storage.Image, layers 
 		o.layers = append(o.layers, bl)
 		o.manifest.Layers = append(o.manifest.Layers, bl.desc)
 	}
+	if kept := img.Sealed.Manifest; kept != nil && sameBlobs(kept.Blobs, layers) {
+		o.raw = kept.Raw
+		return o, json.Unmarshal(kept.Raw, &o.manifest)
+	}
 	o.raw, err = json.Marshal(o.manifest)
 	return o, err
+}
+
+// sameBlobs reports whether the layers go out as the blobs that they came as.
+func sameBlobs(blobs []storage.Blob, layers []SealedLayer) bool {
+	return slices.EqualFunc(blobs, layers, func(b storage.Blob, l SealedLayer) bool { return b.Digest == l.Seal.Blob })
 }
 
 // Layers returns the layers, lowest first.
 func (o *OCI) Layers() ([]v1.Layer, error) { return o.layers, nil }
 
-// MediaType returns that of an OCI image manifest.
+// MediaType returns that of the manifest.
 func (o *OCI) MediaType() (types.MediaType, error) { return o.manifest.MediaType, nil }
 
 // Size returns the length of the manifest in bytes.

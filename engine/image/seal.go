@@ -45,9 +45,17 @@ type SealedLayer struct {
 // their digests, lowest first. Every layer that has no seal yet is read once,
 // several at a time; a sealed one is not touched. What was computed is kept in
 // the store. An image that was sealed before keeps its config, bit by bit,
-// unless a layer's blob is gone and the layer as it is written now differs.
+// unless a layer's blob is gone and the layer as it is written now differs. An
+// image that came with a manifest goes by that, while its blobs are there.
 func Seal(ctx context.Context, s Stores, img storage.Image, o SealOptions) (storage.Image, []SealedLayer, error) {
-	layers, err := sealLayers(ctx, s, img.Layers, o)
+	layers, kept, err := keptSeals(ctx, s.Blobs, img)
+	if err != nil {
+		return img, nil, fmt.Errorf("seal image %s: %w", img.ID.Short(), err)
+	}
+	if kept {
+		return img, layers, nil
+	}
+	layers, err = sealLayers(ctx, s, img.Layers, o)
 	if err != nil {
 		return img, nil, fmt.Errorf("seal image %s: %w", img.ID.Short(), err)
 	}
@@ -63,6 +71,27 @@ func Seal(ctx context.Context, s Stores, img storage.Image, o SealOptions) (stor
 		return img, nil, fmt.Errorf("seal image %s: %w", img.ID.Short(), err)
 	}
 	return img, layers, nil
+}
+
+// keptSeals returns the layers as the image's own manifest has them. ok is false
+// when it has none or the store lacks one of its blobs.
+func keptSeals(ctx context.Context, blobs storage.Blobs, img storage.Image) (layers []SealedLayer, ok bool, err error) {
+	if img.Sealed == nil || img.Sealed.Manifest == nil || len(img.Sealed.Manifest.Blobs) != len(img.Layers) {
+		return nil, false, nil
+	}
+	for i, b := range img.Sealed.Manifest.Blobs {
+		there, err := hasBlob(ctx, blobs, b.Digest)
+		if err != nil || !there {
+			return nil, false, err
+		}
+		layers = append(layers, SealedLayer{Layer: img.Layers[i], Seal: SealOf(b)})
+	}
+	return layers, true, nil
+}
+
+// SealOf returns the seal of a layer that came as a blob.
+func SealOf(b storage.Blob) storage.Seal {
+	return storage.Seal{DiffID: b.DiffID, Blob: b.Digest, MediaType: b.MediaType, BlobBytes: b.SizeBytes}
 }
 
 // sealLayers seals every layer, each ID once.

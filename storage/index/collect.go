@@ -25,8 +25,9 @@ type LayerUse struct {
 	Created   time.Time
 	// Image is set when an image of the store has the layer.
 	Image bool
-	// Blob is the layer's compressed blob, "" when there is none.
-	Blob storage.Digest
+	// Blobs are the layer's compressed blobs: the one of its seal, and those of
+	// images that came with another.
+	Blobs []storage.Digest
 }
 
 // Uses returns what is known about every layer that a step, an image or a seal
@@ -55,9 +56,12 @@ func layerUses(tx *bbolt.Tx) ([]LayerUse, error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, l := range img.Layers {
+		for i, l := range img.Layers {
 			u := at(l.ID)
 			u.Image, u.SizeBytes, u.Created = true, l.SizeBytes, l.Created
+			if s := img.Sealed; s != nil && s.Manifest != nil && i < len(s.Manifest.Blobs) {
+				u.Blobs = append(u.Blobs, s.Manifest.Blobs[i].Digest)
+			}
 		}
 	}
 	for _, id := range keysWith(tx, bucketSeals, "") {
@@ -65,7 +69,9 @@ func layerUses(tx *bbolt.Tx) ([]LayerUse, error) {
 		if err != nil {
 			return nil, err
 		}
-		at(storage.LayerID(id)).Blob = seal.Blob
+		if u := at(storage.LayerID(id)); seal.Blob != "" {
+			u.Blobs = append(u.Blobs, seal.Blob)
+		}
 	}
 	var list []LayerUse
 	for _, id := range slices.Sorted(maps.Keys(uses)) {

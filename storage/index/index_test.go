@@ -138,7 +138,7 @@ func TestUsesTellWhatALayerIsFor(t *testing.T) {
 		t.Fatalf("uses %v, error %v; want one layer", uses, err)
 	}
 	u := uses[0]
-	if u.ID != l.ID || len(u.Keys) != 2 || u.SizeBytes != 10 || u.Image || u.Blob != storagetest.Key("blob") || u.LastUse.Before(before) {
+	if u.ID != l.ID || len(u.Keys) != 2 || u.SizeBytes != 10 || u.Image || !slices.Equal(u.Blobs, []storage.Digest{storagetest.Key("blob")}) || u.LastUse.Before(before) {
 		t.Errorf("got %+v", u)
 	}
 }

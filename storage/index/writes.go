@@ -140,6 +140,9 @@ func checkImage(img storage.Image, names []string) error {
 	size := len(img.Config)
 	if img.Sealed != nil {
 		size += len(img.Sealed.Config)
+		if m := img.Sealed.Manifest; m != nil {
+			size += len(m.Raw)
+		}
 	}
 	switch {
 	case !storage.IsHex64(img.ID.Hex()):

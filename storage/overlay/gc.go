@@ -263,7 +263,7 @@ func (s *Store) tempIsStale(e fs.DirEntry) (bool, error) {
 	return false, nil
 }
 
-// collectBlobs removes the blobs that no seal refers to, unless a process that
+// collectBlobs removes the blobs that no seal and no image refers to, unless a process that
 // is still at work may be about to seal them.
 func (s *Store) collectBlobs(ctx context.Context, ls leases, r *GCReport) error {
 	if _, err := s.blobs.RemoveAbandoned(); err != nil {
@@ -279,7 +279,9 @@ func (s *Store) collectBlobs(ctx context.Context, ls leases, r *GCReport) error 
 	}
 	wanted := map[storage.Digest]bool{}
 	for _, u := range uses {
-		wanted[u.Blob] = true
+		for _, b := range u.Blobs {
+			wanted[b] = true
+		}
 	}
 	for _, b := range all {
 		if wanted[b.Digest] || b.Written.After(ls.oldest) {
