@@ -83,7 +83,7 @@ func (f *buildFlags) register(cmd *cobra.Command) {
 	fs.IntVar(&f.jobs, "jobs", 0, "how many RUNs at once (default 16; stages are not limited)")
 	fs.StringVar(&f.iidFile, "iidfile", "", "write the image ID to `FILE`")
 	fs.StringVar(&f.metadataFile, "metadata-file", "", "write a JSON description of the result to `FILE`")
-	fs.StringVar(&f.progress, "progress", "auto", "auto, plain, json or quiet")
+	fs.StringVar(&f.progress, "progress", "", progressFlag)
 	fs.BoolVarP(&f.quiet, "quiet", "q", false, "print the image ID only")
 	fs.StringVar(&f.caBundle, "ca-bundle", "", "`FILE` of certificates that registries and RUNs may be trusted by; never part of a layer")
 	fs.StringVar(&f.pull, "pull", "missing", "ask registries for base images: always, missing (when the store has none) or never")
@@ -118,21 +118,23 @@ func (c *cli) build(ctx context.Context, f *buildFlags, contextArg string) (err 
 	if err := c.addBuildOptions(&req, f); err != nil {
 		return err
 	}
-	out, err := newProgress(c.stderr, f.progress, f.quiet, req.Dockerfile)
+	out, err := c.newProgress(progressOptions{mode: f.progress, quiet: f.quiet, title: "Building", source: req.Dockerfile})
 	if err != nil {
 		return err
 	}
 	req.Sink = out
-	eng, err := c.registryEngine(&f.registryFlags, f.pull)
+	var res *engine.BuildResult
+	err = showing(out, func() error {
+		eng, err := c.registryEngine(&f.registryFlags, f.pull)
+		if err != nil {
+			return err
+		}
+		res, err = eng.Build(ctx, req)
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	res, err := eng.Build(ctx, req)
-	if err != nil {
-		out.failed(err)
-		return err
-	}
-	out.finish(res)
 	return c.report(f, res)
 }
 

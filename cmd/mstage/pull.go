@@ -44,7 +44,7 @@ The image IDs are printed.`,
 	f.registerCA(cmd)
 	cmd.Flags().StringVar(&f.platform, "platform", "", "`OS/ARCH[/VARIANT]` (default this host's)")
 	cmd.Flags().StringVar(&f.policy, "policy", "always", "always, missing or never")
-	cmd.Flags().StringVar(&f.progress, "progress", "auto", "auto, plain, json or quiet")
+	cmd.Flags().StringVar(&f.progress, "progress", "", progressFlag)
 	cmd.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "print the image IDs only")
 	return cmd
 }
@@ -62,25 +62,32 @@ func (c *cli) pull(ctx context.Context, f *pullFlags, words []string) error {
 			return &usageError{message: err.Error()}
 		}
 	}
-	out, err := newProgress(c.stderr, f.progress, f.quiet, nil)
+	out, err := c.newProgress(progressOptions{mode: f.progress, quiet: f.quiet, title: "Pulling"})
 	if err != nil {
 		return err
 	}
-	eng, err := c.registryEngine(&f.registryFlags, f.policy)
-	if err != nil {
-		return err
-	}
-	for _, word := range words {
-		img, err := eng.Pull(ctx, word, f.platform, out)
+	var pulled []storage.Digest
+	err = showing(out, func() error {
+		eng, err := c.registryEngine(&f.registryFlags, f.policy)
 		if err != nil {
 			return err
 		}
-		if _, err := fmt.Fprintln(c.stdout, img.ID); err != nil {
+		for _, word := range words {
+			img, err := eng.Pull(ctx, word, f.platform, out)
+			if err != nil {
+				return err
+			}
+			pulled = append(pulled, img.ID)
+		}
+		return nil
+	})
+	// Not before: a line of another stream would tear the picture.
+	for _, id := range pulled {
+		if _, err := fmt.Fprintln(c.stdout, id); err != nil {
 			return err
 		}
 	}
-	out.finish(nil)
-	return nil
+	return err
 }
 
 // pullMissing returns the image that a word stands for, from a registry when the

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mstage/mstage/pkg/reference"
+	"github.com/mstage/mstage/storage"
 )
 
 // pushFlags are the flags of `mstage push`.
@@ -35,7 +36,7 @@ Blobs that the registry has are not sent. The digest is printed.`,
 	f.registerPull(cmd)
 	f.registerCA(cmd)
 	cmd.Flags().StringVar(&f.digestFile, "digestfile", "", "write the digest to `FILE`")
-	cmd.Flags().StringVar(&f.progress, "progress", "auto", "auto, plain, json or quiet")
+	cmd.Flags().StringVar(&f.progress, "progress", "", progressFlag)
 	cmd.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "print the digest only")
 	return cmd
 }
@@ -48,23 +49,26 @@ func (c *cli) push(ctx context.Context, f *pushFlags, word, to string) error {
 	if err := checkFile("--digestfile", f.digestFile); err != nil {
 		return err
 	}
-	out, err := newProgress(c.stderr, f.progress, f.quiet, nil)
+	out, err := c.newProgress(progressOptions{mode: f.progress, quiet: f.quiet, title: "Pushing"})
 	if err != nil {
 		return err
 	}
-	eng, err := c.registryEngine(&f.registryFlags, "never")
+	var digest storage.Digest
+	err = showing(out, func() error {
+		eng, err := c.registryEngine(&f.registryFlags, "never")
+		if err != nil {
+			return err
+		}
+		img, err := findImage(ctx, eng.Images(), word)
+		if err != nil {
+			return err
+		}
+		digest, err = eng.Push(ctx, img, []string{name}, out)
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	img, err := findImage(ctx, eng.Images(), word)
-	if err != nil {
-		return err
-	}
-	digest, err := eng.Push(ctx, img, []string{name}, out)
-	if err != nil {
-		return err
-	}
-	out.finish(nil)
 	if f.digestFile != "" {
 		if err := writeFile(f.digestFile, []byte(digest)); err != nil {
 			return err

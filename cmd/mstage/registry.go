@@ -89,5 +89,5 @@ func (c *cli) registryEngine(f *registryFlags, pull string) (*engine.Engine, err
 	if err != nil {
 		return nil, err
 	}
-	return mstage.New(mstage.Options{Root: root, Version: version, Registry: o, Pull: policy})
+	return mstage.New(mstage.Options{Root: root, Version: version, Registry: o, Pull: policy, Stderr: c.workerStderr})
 }

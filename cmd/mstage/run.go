@@ -126,15 +126,21 @@ func (c *cli) imageToRun(ctx context.Context, eng *engine.Engine, word, pull str
 	if pullPolicies[pull] == mstage.PullNever {
 		return findImage(ctx, eng.Images(), word)
 	}
-	out, err := newProgress(c.stderr, "auto", false, nil)
+	out, err := c.newProgress(progressOptions{mode: "auto", title: "Pulling"})
 	if err != nil {
 		return storage.Image{}, err
 	}
-	defer out.finish(nil)
-	if pullPolicies[pull] == mstage.PullAlways {
-		return eng.Pull(ctx, word, "", out)
-	}
-	return pullMissing(ctx, eng, word, out)
+	var img storage.Image
+	err = showing(out, func() error {
+		var err error
+		if pullPolicies[pull] == mstage.PullAlways {
+			img, err = eng.Pull(ctx, word, "", out)
+		} else {
+			img, err = pullMissing(ctx, eng, word, out)
+		}
+		return err
+	})
+	return img, err
 }
 
 // runRequest reads the flags.
