@@ -29,6 +29,9 @@ func (n *numberedSink) Send(e progress.Event) {
 	n.Sink.Send(e)
 }
 
+// teller tells about transfers of the step that was started last.
+func (n *numberedSink) teller() *teller { return newTeller(n.Send, int(n.last.Load())) }
+
 // step tells about do as a step of its own; the lines that it returns are the
 // step's output.
 func (n *numberedSink) step(ctx context.Context, name string, do func() ([]string, error)) error {
@@ -77,7 +80,7 @@ func (b *Backend) deliver(ctx context.Context, j *worker.Build, res *worker.Resu
 	for i, o := range j.Outputs {
 		err := sink.step(ctx, exportTitles[o.Type], func() ([]string, error) {
 			if o.Sent() {
-				return b.send(ctx, res, i, int(sink.last.Load()), worker.Export{Type: o.Type, Dest: strings.Join(j.Names, ",")})
+				return b.send(ctx, res, i, sink.teller(), worker.Export{Type: o.Type, Dest: strings.Join(j.Names, ",")})
 			}
 			return nil, b.export(ctx, j, res, o, sink)
 		})

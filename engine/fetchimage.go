@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"sync"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -33,7 +32,7 @@ func (b *Backend) fetchImage(ctx context.Context, img plan.Image, vertex int, te
 }
 
 func (b *Backend) fetchRecord(ctx context.Context, img plan.Image, vertex int, tell func(progress.Event)) (rec storage.Image, cached bool, err error) {
-	f := &imageFetch{backend: b, img: img, vertex: vertex, tell: tell, layers: map[storage.Digest]storage.Layer{}}
+	f := &imageFetch{backend: b, img: img, teller: newTeller(tell, vertex), layers: map[storage.Digest]storage.Layer{}}
 	missing, err := f.known(ctx)
 	if err == nil && len(missing) > 0 {
 		err = f.fetch(ctx, missing)
@@ -56,8 +55,7 @@ func (b *Backend) fetchRecord(ctx context.Context, img plan.Image, vertex int, t
 type imageFetch struct {
 	backend *Backend
 	img     plan.Image
-	vertex  int
-	tell    func(progress.Event)
+	teller  *teller
 
 	mu     sync.Mutex
 	layers map[storage.Digest]storage.Layer // guarded by mu: by the blob's digest
@@ -137,37 +135,24 @@ func (f *imageFetch) blob(ctx context.Context, blob storage.Blob, r io.Reader) e
 }
 
 func (f *imageFetch) transfer(blob storage.Blob, status string, current int64) {
-	f.tell(progress.Event{
-		Kind: progress.StepProgress, Time: time.Now(), Vertex: f.vertex,
-		Item: string(blob.Digest), Status: status, Current: current, Total: blob.SizeBytes,
-	})
+	f.teller.tell(string(blob.Digest), status, current, blob.SizeBytes)
 }
-
-// tellEvery is how often the bytes of a transfer are told.
-const tellEvery = 200 * time.Millisecond
 
 // countedReader tells how much was read.
 type countedReader struct {
 	r    io.Reader
 	n    int64
-	last time.Time
 	tell func(n int64)
 	end  func()
 }
 
 func (c *countedReader) Read(p []byte) (int, error) {
-	if c.last.IsZero() {
-		c.tell(0)
-		c.last = time.Now()
-	}
 	n, err := c.r.Read(p)
 	c.n += int64(n)
-	switch now := time.Now(); {
-	case errors.Is(err, io.EOF):
+	if errors.Is(err, io.EOF) {
 		c.end()
-	case now.Sub(c.last) >= tellEvery:
+	} else {
 		c.tell(c.n)
-		c.last = now
 	}
 	return n, err
 }

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
-	"time"
 
 	"github.com/mstage/mstage/engine/export"
 	"github.com/mstage/mstage/engine/image"
@@ -120,7 +118,7 @@ func (b *Backend) push(ctx context.Context, j *worker.Push, sink progress.Sink) 
 	res := &worker.Result{Image: &j.Image}
 	for i, name := range j.Names {
 		err := numbered.step(ctx, "pushing "+name, func() ([]string, error) {
-			return b.send(ctx, res, i, int(numbered.last.Load()), worker.Export{Type: export.TypeRegistry, Dest: name})
+			return b.send(ctx, res, i, numbered.teller(), worker.Export{Type: export.TypeRegistry, Dest: name})
 		})
 		if err != nil {
 			return nil, err
@@ -131,8 +129,8 @@ func (b *Backend) push(ctx context.Context, j *worker.Push, sink progress.Sink) 
 
 // send seals the image and lets the CLI's process send it to where its output
 // number i goes.
-func (b *Backend) send(ctx context.Context, res *worker.Result, i, vertex int, e worker.Export) ([]string, error) {
-	img, layers, err := image.Seal(ctx, b.stores(), *res.Image, image.SealOptions{Compress: true})
+func (b *Backend) send(ctx context.Context, res *worker.Result, i int, t *teller, e worker.Export) ([]string, error) {
+	img, layers, err := image.Seal(ctx, b.stores(), *res.Image, image.SealOptions{Compress: true, Tell: t.sealing})
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +139,7 @@ func (b *Backend) send(ctx context.Context, res *worker.Result, i, vertex int, e
 	for i, l := range layers {
 		blobs[i] = storage.Blob{Digest: l.Seal.Blob, MediaType: l.Seal.MediaType, SizeBytes: l.Seal.BlobBytes, DiffID: l.Seal.DiffID}
 	}
-	answer, err := b.ask(ctx, worker.Ask{Send: &worker.Send{Output: i, Image: img, Blobs: blobs, Vertex: vertex}}, nil)
+	answer, err := b.ask(ctx, worker.Ask{Send: &worker.Send{Output: i, Image: img, Blobs: blobs, Vertex: t.vertex}}, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -163,9 +161,9 @@ func (h *helper) send(ctx context.Context, s *worker.Send) (answer worker.Answer
 	if o.Type == export.TypeRegistry {
 		return h.push(ctx, s, layers, h.job.Build.Names)
 	}
-	tell := h.tell(s)
+	t := newTeller(h.sink.Send, s.Vertex)
 	answer.Lines, err = o.Daemon.Load(ctx, h.engine.o.Blobs, s.Image, layers, h.job.Build.Names,
-		func(sent, total int64) { tell("archive", sent, total) })
+		func(sent, total int64) { t.moved("archive", progress.TransferUpload, sent, total) })
 	return answer, err
 }
 
@@ -175,7 +173,8 @@ func (h *helper) push(ctx context.Context, s *worker.Send, layers []image.Sealed
 	if err != nil {
 		return answer, err
 	}
-	tell := h.tell(s)
+	t := newTeller(h.sink.Send, s.Vertex)
+	tell := func(digest string, sent, total int64) { t.moved(digest, progress.TransferUpload, sent, total) }
 	for _, name := range names {
 		if answer.Digest, err = h.engine.o.Remote.Push(ctx, name, oci, tell); err != nil {
 			return answer, err
@@ -183,26 +182,4 @@ func (h *helper) push(ctx context.Context, s *worker.Send, layers []image.Sealed
 		answer.Lines = append(answer.Lines, "pushed "+name+"@"+string(answer.Digest))
 	}
 	return answer, nil
-}
-
-// tell turns bytes sent into events, not too many of them.
-func (h *helper) tell(s *worker.Send) func(digest string, sent, total int64) {
-	var mu sync.Mutex
-	last := map[string]time.Time{}
-	return func(digest string, sent, total int64) {
-		e := progress.Event{
-			Kind: progress.StepProgress, Time: time.Now(), Vertex: s.Vertex,
-			Item: digest, Status: progress.TransferUpload, Current: sent, Total: total,
-		}
-		if sent == total {
-			e.Status = progress.TransferDone
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		if sent < total && e.Time.Sub(last[digest]) < tellEvery {
-			return
-		}
-		last[digest] = e.Time
-		h.sink.Send(e)
-	}
 }

@@ -122,6 +122,36 @@ type vertexOutput struct {
 	partial [3]bytes.Buffer // the unfinished line of each stream
 	kept    []byte
 	clipped bool
+	// told is when a line of each transfer was printed; nil before the first.
+	told map[string]time.Time
+}
+
+// transferEvery is how often plain lines tell about one transfer that goes on.
+const transferEvery = 5 * time.Second
+
+// transfer prints a line when a transfer ends, and now and then before.
+func (p *plainOutput) transfer(e progress.Event) {
+	v := p.vertices[e.Vertex]
+	if v == nil {
+		return
+	}
+	if v.told == nil {
+		v.told = map[string]time.Time{}
+	}
+	last, known := v.told[e.Item]
+	if !known {
+		v.told[e.Item] = e.Time
+	}
+	ended := e.Status == progress.TransferDone || e.Status == progress.TransferExists
+	if !ended && (!known || e.Time.Sub(last) < transferEvery) {
+		return
+	}
+	v.told[e.Item] = e.Time
+	text := fmt.Sprintf("%s %s", printable(e.Item), humanSize(e.Current))
+	if e.Total > 0 && e.Current != e.Total {
+		text += " / " + humanSize(e.Total)
+	}
+	p.line(e.Vertex, e.Time, text+" "+e.Status)
 }
 
 // Send prints one event.
@@ -138,7 +168,9 @@ func (p *plainOutput) Send(e progress.Event) {
 		p.done(e)
 	case progress.Warning:
 		fmt.Fprintf(p.w, "WARNING: %s%s\n", place(e), printable(e.Message))
-	default: // progress.StepProgress has no lines
+	case progress.StepProgress:
+		p.transfer(e)
+	default:
 	}
 }
 
