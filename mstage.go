@@ -103,12 +103,12 @@ func others(client *registry.Client, images storage.Images, pull PullPolicy) plu
 type remote struct{ client *registry.Client }
 
 // Push implements engine.Remote.
-func (r remote) Push(ctx context.Context, name string, img *image.OCI, tell func(digest string, sent, total int64)) (storage.Digest, error) {
+func (r remote) Push(ctx context.Context, name string, img *image.OCI, homes map[string][]string, tell func(digest string, sent, total int64)) (storage.Digest, error) {
 	ref, err := reference.Parse(name)
 	if err != nil {
 		return "", err
 	}
-	digest, err := r.client.Push(ctx, ref, img, tell)
+	digest, err := r.client.Push(ctx, ref, img, registry.PushOptions{Progress: tell, Homes: homes})
 	if err != nil {
 		return "", registrysource.Refusal(err)
 	}

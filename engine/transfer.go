@@ -16,9 +16,10 @@ import (
 
 // Remote sends images to registries. Safe for concurrent use.
 type Remote interface {
-	// Push sends an image under a name and returns its manifest's digest. tell
-	// hears of the bytes of each blob that has to be sent.
-	Push(ctx context.Context, name string, img *image.OCI, tell func(digest string, sent, total int64)) (storage.Digest, error)
+	// Push sends an image under a name and returns its manifest's digest. homes are
+	// names of images that have a blob, by the blob's digest. tell hears of the
+	// bytes of each blob that has to be sent.
+	Push(ctx context.Context, name string, img *image.OCI, homes map[string][]string, tell func(digest string, sent, total int64)) (storage.Digest, error)
 }
 
 // Pull brings the image that a word names into the store, from the first source
@@ -173,13 +174,35 @@ func (h *helper) push(ctx context.Context, s *worker.Send, layers []image.Sealed
 	if err != nil {
 		return answer, err
 	}
+	homes, err := h.homes(ctx)
+	if err != nil {
+		return answer, err
+	}
 	t := newTeller(h.sink.Send, s.Vertex)
 	tell := func(digest string, sent, total int64) { t.moved(digest, progress.TransferUpload, sent, total) }
 	for _, name := range names {
-		if answer.Digest, err = h.engine.o.Remote.Push(ctx, name, oci, tell); err != nil {
+		if answer.Digest, err = h.engine.o.Remote.Push(ctx, name, oci, homes, tell); err != nil {
 			return answer, err
 		}
 		answer.Lines = append(answer.Lines, "pushed "+name+"@"+string(answer.Digest))
 	}
 	return answer, nil
+}
+
+// homes lists the names of the images that came with a blob, by the blob's digest.
+func (h *helper) homes(ctx context.Context) (map[string][]string, error) {
+	all, err := h.engine.o.Index.AllImages(ctx)
+	if err != nil {
+		return nil, err
+	}
+	homes := map[string][]string{}
+	for _, img := range all {
+		if img.Sealed == nil || img.Sealed.Manifest == nil {
+			continue
+		}
+		for _, b := range img.Sealed.Manifest.Blobs {
+			homes[string(b.Digest)] = append(homes[string(b.Digest)], img.Names...)
+		}
+	}
+	return homes, nil
 }

@@ -16,10 +16,19 @@ import (
 // that the registry has already is never heard of.
 type Progress func(digest string, sent, total int64)
 
+// PushOptions are what helps a push. The zero value is none of it.
+type PushOptions struct {
+	// Progress is called by several goroutines.
+	Progress Progress
+	// Homes are full names of images of which a blob is known to be a layer, by
+	// the blob's digest: a registry that has one of them takes the blob from
+	// there.
+	Homes map[string][]string
+}
+
 // Push uploads an image under a name and returns the digest of its manifest.
-// Blobs that the registry has are not sent. progress may be nil; it is called
-// by several goroutines.
-func (c *Client) Push(ctx context.Context, ref reference.Reference, img v1.Image, progress Progress) (string, error) {
+// Blobs that the registry has are not sent.
+func (c *Client) Push(ctx context.Context, ref reference.Reference, img v1.Image, o PushOptions) (string, error) {
 	named, err := dockerName(ref)
 	if err != nil {
 		return "", err
@@ -32,14 +41,14 @@ func (c *Client) Push(ctx context.Context, ref reference.Reference, img v1.Image
 	if conf != nil {
 		e.insecure = e.insecure || conf.Insecure
 	}
-	if err := c.push(ctx, e, img, progress); err != nil {
+	if err := c.push(ctx, e, img, o); err != nil {
 		return "", explain(ctx, ref.String(), e.host(), err)
 	}
 	digest, err := img.Digest()
 	return digest.String(), err
 }
 
-func (c *Client) push(ctx context.Context, e endpoint, img v1.Image, progress Progress) error {
+func (c *Client) push(ctx context.Context, e endpoint, img v1.Image, o PushOptions) error {
 	repo, err := repository(e)
 	if err != nil {
 		return err
@@ -49,32 +58,54 @@ func (c *Client) push(ctx context.Context, e endpoint, img v1.Image, progress Pr
 	if err != nil {
 		return err
 	}
-	if progress != nil {
-		img = &toldImage{Image: img, progress: progress}
-	}
+	img = &sentImage{Image: img, repo: repo, o: o}
 	var to name.Reference = repo.Tag(version)
 	return remote.Write(to, img,
 		remote.WithContext(ctx), remote.WithAuth(auth), remote.WithTransport(c.roundTripper(e)), remote.WithJobs(maxStreams))
 }
 
-// toldImage tells how much of its layers was read.
-type toldImage struct {
+// sentImage has layers that tell how much of them was read, and where else the
+// registry has them.
+type sentImage struct {
 	v1.Image
 
-	progress Progress
+	repo name.Repository
+	o    PushOptions
 }
 
 // Layers implements v1.Image.
-func (t *toldImage) Layers() ([]v1.Layer, error) {
-	layers, err := t.Image.Layers()
+func (s *sentImage) Layers() ([]v1.Layer, error) {
+	layers, err := s.Image.Layers()
 	if err != nil {
 		return nil, err
 	}
-	told := make([]v1.Layer, len(layers))
+	sent := make([]v1.Layer, len(layers))
 	for i, l := range layers {
-		told[i] = &toldLayer{Layer: l, progress: t.progress}
+		if s.o.Progress != nil {
+			l = &toldLayer{Layer: l, progress: s.o.Progress}
+		}
+		if home := s.home(l); home != nil {
+			l = &remote.MountableLayer{Layer: l, Reference: home}
+		}
+		sent[i] = l
 	}
-	return told, nil
+	return sent, nil
+}
+
+// home is another repository of the same registry that has the layer, nil when
+// none is known.
+func (s *sentImage) home(l v1.Layer) name.Reference {
+	digest, err := l.Digest()
+	if err != nil {
+		return nil
+	}
+	for _, known := range s.o.Homes[digest.String()] {
+		ref, err := name.ParseReference(known, name.Insecure)
+		if err == nil && ref.Context().RegistryStr() == s.repo.RegistryStr() && ref.Context().RepositoryStr() != s.repo.RepositoryStr() {
+			return ref
+		}
+	}
+	return nil
 }
 
 type toldLayer struct {
