@@ -70,27 +70,31 @@ install_packages() {
 }
 
 # fetch_go installs the toolchain that go.mod names into bin/tools/go. It is a
-# module: any Go downloads it through the module proxy and checks it against the
-# checksum data base. Go 1.21 and later do so by themselves; Debian's may be older.
-fetch_go() {
-	local version arch module tmp dir
+# module, so any Go downloads it through the module proxy. toolchain.sum is the
+# go.sum of that download: Go compares with it and needs no checksum data base,
+# which a Go before 1.21 passes over when it is off. Go 1.21 and later switch to
+# the toolchain by themselves, with the data base; Debian's may be older.
+fetch_go() (
 	version=$(wanted_go)
 	arch=$(dpkg --print-architecture)
 	module=golang.org/toolchain@v0.0.1-go$version.linux-$arch
+	grep -q "^${module/@/ } h1:" "$ROOT/scripts/toolchain.sum" || die "scripts/toolchain.sum has no line for $module"
 	say "fetch Go $version as a module"
 	mkdir -p "$ROOT/bin/tools"
 	tmp=$(mktemp -d "$ROOT/bin/tools/.go.XXXXXX")
-	# Not below the module: an old Go can't read its go.mod.
-	(cd / && GOFLAGS="" GOTOOLCHAIN=local GOPATH="$tmp/path" go mod download "$module")
-	dir=$tmp/path/pkg/mod/$module
-	chmod -R u+w "$tmp/path"
+	trap 'chmod -R u+w "$tmp"; rm -rf "$tmp"' EXIT
+	mkdir "$tmp/pin"
+	echo "module pin" >"$tmp/pin/go.mod"
+	cp "$ROOT/scripts/toolchain.sum" "$tmp/pin/go.sum"
+	(cd "$tmp/pin" && GO111MODULE=on GOWORK=off GOFLAGS="" GOTOOLCHAIN=local GOMODCACHE="$tmp/modules" go mod download "$module")
+	dir=$tmp/modules/$module
+	chmod -R u+w "$tmp/modules"
 	# Module archives keep neither executable bits nor a go.mod below their root.
 	chmod -R a+x "$dir/bin" "$dir/pkg/tool"
 	find "$dir" -name _go.mod -execdir mv {} go.mod \;
 	rm -rf "$OWN_GO"
 	mv "$dir" "$OWN_GO"
-	rm -rf "$tmp"
-}
+)
 
 mapfile -t packages < <(missing "$@")
 if [ ${#packages[@]} -gt 0 ]; then
