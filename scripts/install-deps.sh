@@ -16,6 +16,8 @@ needed() {
 		useradd passwd
 		tar tar
 		xz xz-utils
+		bzip2 bzip2
+		zstd zstd
 		strace strace
 		/usr/include/stdlib.h libc6-dev
 		/usr/share/doc/busybox-static busybox-static
