@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# install-deps.sh [arm64|differential]: installs what is missing to build and test
-# mstage on Debian. Nothing is missing: nothing is done and no network is used.
-# With arm64 also the cross compiler, with differential what differential.sh needs.
+# install-deps.sh [arm64|differential|interop]: installs what is missing to build and
+# test mstage on Debian. Nothing is missing: nothing is done and no network is used.
+# With arm64 also the cross compiler, else what the script of that name needs.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 
@@ -36,6 +36,9 @@ needed() {
 		echo "setcap libcap2-bin"
 		echo "setfattr attr"
 		echo "setpriv util-linux"
+	fi
+	if [ "${1:-}" = interop ]; then
+		echo "dockerd docker.io"
 	fi
 }
 

@@ -71,6 +71,14 @@ mapfile -t packages < <(go list -tags "$TAGS" -f '{{if or .TestGoFiles .XTestGoF
 	sed -E 's|^github.com/mstage/mstage/?||')
 [ ${#packages[@]} -gt 0 ] || die "no package has tests"
 
+# Images go to docker too, which takes root; a run of some packages is not about
+# that. CI has to have a dockerd, nobody else gets one without asking for it.
+interop=
+if [ $# -eq 0 ] && [ -z "$short" ] && [ "$(id -u)" = 0 ]; then
+	interop=1
+	[ "${CI:-}" != true ] || "$ROOT/scripts/install-deps.sh" interop
+fi
+
 say "go vet"
 go vet -tags "$TAGS" "${@:-./...}"
 "$ROOT/scripts/build.sh"
@@ -120,8 +128,7 @@ for p in "${packages[@]}"; do
 	fi
 done
 
-# Images go to docker too, which takes root; a run of some packages is not about that.
-if [ $# -eq 0 ] && [ -z "$short" ] && [ "$(id -u)" = 0 ]; then
+if [ -n "$interop" ]; then
 	if ! command -v dockerd >/dev/null; then
 		echo "not run: scripts/interop.sh, for want of dockerd (apt-get install docker.io)"
 	elif ! "$ROOT/scripts/interop.sh" >"$HOME_DIR/log-interop" 2>&1; then
