@@ -102,15 +102,12 @@ fetch_go() (
 )
 
 mapfile -t packages < <(missing "$@")
+if ! use_go && ! command -v go >/dev/null; then
+	packages+=(golang-go)
+fi
 if [ ${#packages[@]} -gt 0 ]; then
 	install_packages
 fi
-if ! use_go; then
-	if ! command -v go >/dev/null; then
-		packages=(golang-go)
-		install_packages
-	fi
-	use_go || fetch_go
-	need_go
-fi
+use_go || fetch_go
+need_go
 echo "all there: $(cd "$ROOT" && go version)" >&2
