@@ -41,6 +41,8 @@ clean_up() {
 	if [ -n "$daemon" ]; then
 		kill "$daemon" 2>/dev/null || true
 		wait "$daemon" 2>/dev/null || true
+		# A mount of its own where that of / is private: dockerd leaves it behind.
+		umount "$state/data" 2>/dev/null || true
 	fi
 	chmod -R u+rwX "$HOME_DIR" || true
 	rm -rf "$HOME_DIR" "$state"
