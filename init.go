@@ -82,7 +82,7 @@ func openBackend(ctx context.Context, root string) (b *engine.Backend, err error
 	return &engine.Backend{
 		Layers: store, Mounter: store, Lease: lease, Images: store.Index(), Steps: store.Index(),
 		Seals: store.Index(), Blobs: store.Blobs(), Caches: caches, Runner: lazy,
-		TempDir: filepath.Join(state, "temp"), Sync: store.Sync, Touch: store.Index().Touch, RunHint: singleUIDHint(),
+		TempDir: filepath.Join(state, "temp"), SpoolDir: store.TempDir(), Sync: store.Sync, Touch: store.Index().Touch, RunHint: singleUIDHint(),
 		Collect: collector(store, caches),
 		Close:   func() error { return errors.Join(lease.Release(), closeAll(closers)) },
 	}, nil

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/mstage/mstage/engine/archive"
 	"github.com/mstage/mstage/engine/copy"
 	"github.com/mstage/mstage/engine/dockerfile"
 	"github.com/mstage/mstage/engine/executor"
@@ -59,6 +60,7 @@ func exitCode(err error) int {
 		text        *dockerfile.Error
 		interrupted *Interrupted
 		fault       *executor.FaultError
+		bad         *archive.Error
 	)
 	switch {
 	case errors.As(err, &interrupted):
@@ -71,7 +73,7 @@ func exitCode(err error) int {
 		return ExitDiskFull
 	case ranAndFailed(err):
 		return ExitRun
-	case errors.As(err, &fault), errors.Is(err, storage.ErrInUse):
+	case errors.As(err, &fault), errors.As(err, &bad), errors.Is(err, storage.ErrInUse):
 		return ExitUsage
 	case errors.Is(err, storage.ErrNotFound), errors.Is(err, pluginapi.ErrNotFound):
 		return ExitNotFound
@@ -114,10 +116,13 @@ func hint(err error) string {
 		owner  *copy.OwnerError
 		hinted interface{ HostHint() string }
 		fault  *executor.FaultError
+		bad    *archive.Error
 	)
 	switch {
 	case errors.As(err, &fault):
 		return fault.Hint
+	case errors.As(err, &bad):
+		return bad.Hint
 	case errors.As(err, &owner):
 		return "the IDs mapped for this user do not reach it; `mstage doctor` says how to get a range"
 	case errors.As(err, &hinted):

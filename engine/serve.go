@@ -30,6 +30,8 @@ type Backend struct {
 	Runner  sandbox.Runner
 	// TempDir is a private directory on a tmpfs.
 	TempDir string
+	// SpoolDir is a directory of this process on the store's file system.
+	SpoolDir string
 	// RunHint is shown with every RUN that failed, because this host may be why;
 	// "" for none.
 	RunHint string
@@ -113,6 +115,8 @@ func perform(ctx context.Context, job worker.Job, open func(ctx context.Context,
 		return b.run(ctx, job.Run, resize)
 	case job.Import != nil:
 		return b.importImage(ctx, job.Import)
+	case job.Load != nil:
+		return b.load(ctx, job.Load, sink)
 	case job.Remove != nil:
 		return b.remove(ctx, job.Remove)
 	case job.Prune != nil:

@@ -33,6 +33,7 @@ type Job struct {
 	Build   *Build   `json:"build,omitempty"`
 	Run     *Run     `json:"run,omitempty"`
 	Import  *Import  `json:"import,omitempty"`
+	Load    *Load    `json:"load,omitempty"`
 	Remove  *Remove  `json:"remove,omitempty"`
 	Prune   *Prune   `json:"prune,omitempty"`
 	Unshare *Unshare `json:"unshare,omitempty"`
@@ -102,6 +103,21 @@ type Import struct {
 	Platform string `json:"platform"`
 }
 
+// Load reads the images of an archive or a layout directory.
+type Load struct {
+	// Path is a file or a directory; "" is the worker's standard input.
+	Path string `json:"path,omitempty"`
+	// Platform is chosen where an image is there for several.
+	Platform string `json:"platform"`
+}
+
+// Loaded is one image that a Load read.
+type Loaded struct {
+	Image storage.Digest `json:"image"`
+	// Names are those that the archive gives it.
+	Names []string `json:"names,omitempty"`
+}
+
 // Remove removes names and images and collects what nothing needs any more.
 type Remove struct {
 	Targets []RemoveTarget `json:"targets"`
@@ -135,6 +151,8 @@ type Result struct {
 	Removed []string `json:"removed,omitempty"`
 	// FreedBytes is what a Prune or Remove freed.
 	FreedBytes int64 `json:"freedBytes,omitempty"`
+	// Loaded are the images that a Load read, in the archive's order.
+	Loaded []Loaded `json:"loaded,omitempty"`
 	// Exports describe the outputs besides the store, in order.
 	Exports []Export `json:"exports,omitempty"`
 }
