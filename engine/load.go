@@ -151,11 +151,7 @@ func (l *loader) known(ctx context.Context, img archive.Image) (storage.Image, b
 			return rec, false, nil
 		}
 	}
-	ids := make([]storage.LayerID, len(rec.Layers))
-	for i, layer := range rec.Layers {
-		ids[i] = layer.ID
-	}
-	err = l.b.Lease.Hold(ctx, ids...)
+	err = l.b.Lease.Hold(ctx, layerIDs(rec)...)
 	if errors.Is(err, storage.ErrNotFound) {
 		return rec, false, nil
 	}

@@ -117,6 +117,8 @@ func perform(ctx context.Context, job worker.Job, open func(ctx context.Context,
 		return b.importImage(ctx, job.Import)
 	case job.Load != nil:
 		return b.load(ctx, job.Load, sink)
+	case job.Save != nil:
+		return b.save(ctx, job.Save)
 	case job.Remove != nil:
 		return b.remove(ctx, job.Remove)
 	case job.Prune != nil:

@@ -34,6 +34,7 @@ type Job struct {
 	Run     *Run     `json:"run,omitempty"`
 	Import  *Import  `json:"import,omitempty"`
 	Load    *Load    `json:"load,omitempty"`
+	Save    *Save    `json:"save,omitempty"`
 	Remove  *Remove  `json:"remove,omitempty"`
 	Prune   *Prune   `json:"prune,omitempty"`
 	Unshare *Unshare `json:"unshare,omitempty"`
@@ -116,6 +117,18 @@ type Loaded struct {
 	Image storage.Digest `json:"image"`
 	// Names are those that the archive gives it.
 	Names []string `json:"names,omitempty"`
+}
+
+// Save writes images into one archive.
+type Save struct {
+	Images []Saved       `json:"images"`
+	Output export.Output `json:"output"`
+}
+
+// Saved is one image of a Save with its names in the archive.
+type Saved struct {
+	Image storage.Digest `json:"image"`
+	Names []string       `json:"names,omitempty"`
 }
 
 // Remove removes names and images and collects what nothing needs any more.
