@@ -68,7 +68,7 @@ func readTar(ctx context.Context, content *io.SectionReader) (*tarFiles, error) 
 // are.
 func tarError(err error, members int) error {
 	switch {
-	case errors.Is(err, tar.ErrHeader) && members == 0:
+	case members == 0 && (errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF)):
 		return &Error{Err: errors.New("not a tar archive"), Hint: "`docker save`, `podman save`, skopeo and `mstage save` write what can be loaded"}
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return errorf("archive is cut short after %d members", members)
@@ -188,6 +188,9 @@ type directory struct{ *os.Root }
 // open implements files. A link that leads out of the directory is not followed.
 func (d directory) open(name string) (file, error) {
 	f, err := d.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO must not block
+	if err != nil && !errors.As(err, new(unix.Errno)) {
+		return file{}, &Error{Err: err} // os.Root refused the way
+	}
 	if err != nil {
 		return file{}, err
 	}
