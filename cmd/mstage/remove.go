@@ -75,7 +75,8 @@ func removeTarget(ctx context.Context, images storage.Images, word string) (work
 		return worker.RemoveTarget{}, err
 	}
 	t := worker.RemoveTarget{Image: img.ID}
-	if name, err := reference.Normalize(word); err == nil {
+	if r, err := reference.Parse(word); err == nil {
+		name := r.WithDefaultTag().String()
 		if named, err := images.ByName(ctx, name); err == nil && named.ID == img.ID {
 			t.Name = name
 		}
