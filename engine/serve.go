@@ -42,7 +42,9 @@ type Backend struct {
 	// Collect removes what neither an image nor a lease needs; with all, step
 	// results and cache directories too. It returns the bytes freed.
 	Collect func(ctx context.Context, all bool) (int64, error)
-	Close   func() error
+	// Usage measures what the store takes on the disk.
+	Usage func(ctx context.Context) (storage.Usage, error)
+	Close func() error
 }
 
 // stores are the parts that exports read.
@@ -121,6 +123,8 @@ func perform(ctx context.Context, job worker.Job, open func(ctx context.Context,
 		return b.save(ctx, job.Save)
 	case job.Remove != nil:
 		return b.remove(ctx, job.Remove)
+	case job.Usage != nil:
+		return b.usage(ctx)
 	case job.Prune != nil:
 		return b.prune(ctx, job.Prune)
 	default:

@@ -37,6 +37,7 @@ type Job struct {
 	Save    *Save    `json:"save,omitempty"`
 	Remove  *Remove  `json:"remove,omitempty"`
 	Prune   *Prune   `json:"prune,omitempty"`
+	Usage   *Usage   `json:"usage,omitempty"`
 	Unshare *Unshare `json:"unshare,omitempty"`
 }
 
@@ -149,6 +150,9 @@ type Prune struct {
 	All bool `json:"all,omitempty"`
 }
 
+// Usage measures what the store takes on the disk.
+type Usage struct{}
+
 // Unshare runs a host command in the worker's namespaces.
 type Unshare struct {
 	Args []string `json:"args"`
@@ -166,6 +170,8 @@ type Result struct {
 	FreedBytes int64 `json:"freedBytes,omitempty"`
 	// Loaded are the images that a Load read, in the archive's order.
 	Loaded []Loaded `json:"loaded,omitempty"`
+	// Usage is what a Usage measured.
+	Usage *storage.Usage `json:"usage,omitempty"`
 	// Exports describe the outputs besides the store, in order.
 	Exports []Export `json:"exports,omitempty"`
 }
