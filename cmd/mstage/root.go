@@ -62,6 +62,7 @@ and a stage that the target doesn't need is not built at all.`,
 		newInspectCommand(c),
 		newHistoryCommand(c),
 		newVersionCommand(c),
+		newManCommand(c),
 	)
 	registerCompletions(c, root)
 	return root
