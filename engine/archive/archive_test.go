@@ -241,10 +241,10 @@ func TestAClassicDockerArchive(t *testing.T) {
 }
 
 func TestLinksWithinAnArchiveAreFollowed(t *testing.T) {
-	files, id := classic(t)
+	files, _ := classic(t)
 	same := layerTar(t, "a", "A")
 	c := config("amd64", same, same, same)
-	id = storage.DigestBytes(c)
+	id := storage.DigestBytes(c)
 	files["blob"] = same
 	delete(files, "1111/layer.tar")
 	delete(files, "2222/layer.tar")
