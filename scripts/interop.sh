@@ -22,7 +22,7 @@ build() {
 
 # load DIR loads what docker and skopeo wrote, runs it and compares IDs.
 load() {
-	local archive id
+	local archive id name
 	cd "$1"
 	export MSTAGE_ROOT=$1/store
 	for archive in from-docker.tar from-docker.tar.gz from-skopeo-oci.tar from-skopeo-docker.tar from-skopeo-dir ${PODMAN:+from-podman.tar}; do
@@ -31,9 +31,12 @@ load() {
 		else
 			./mstage load -q <"$archive"
 		fi | sed "s|^|$archive: |"
-		id=$(./mstage images -q --no-trunc interop:1)
+		name=interop:1
+		[ "$archive" != from-podman.tar ] || name=localhost/interop:1 # how podman reads a name without a host
+		id=$(./mstage images -q --no-trunc "$name")
 		[ "$id" = "$(cat docker.id)" ] || die "$archive: the image is $id and not $(cat docker.id)"
-		got=$(./mstage run --network none interop:1)
+		got=$(./mstage run --network none "$name")
+		./mstage tag "$name" interop:1
 		[ "$got" = "$expected" ] || die "mstage run of $archive prints '$got', want '$expected'"
 		# What came in goes out with the same ID.
 		./mstage save -o "again-$(basename "$archive")" interop:1
