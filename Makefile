@@ -1,5 +1,5 @@
 # Every target calls one thing; what is longer is in scripts/.
-.PHONY: all build build-arm64 test test-short test-race lint demo demo-nasa bench interop differential clean-room check-static check-reproducible licenses install-deps clean
+.PHONY: all build build-arm64 test test-short test-race lint demo demo-nasa bench interop differential clean-room check-static check-reproducible licenses install-deps man clean
 
 all: build
 
@@ -56,6 +56,10 @@ licenses: install-deps
 
 install-deps:
 	@scripts/install-deps.sh
+
+# Manual pages in bin/man; SOURCE_DATE_EPOCH is their date.
+man: build
+	bin/mstage man bin/man
 
 clean:
 	rm -rf bin

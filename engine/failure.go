@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/mstage/mstage/engine/archive"
 	"github.com/mstage/mstage/engine/copy"
 	"github.com/mstage/mstage/engine/dockerfile"
 	"github.com/mstage/mstage/engine/executor"
@@ -73,6 +74,7 @@ func exitCode(err error) int {
 		fault       *executor.FaultError
 		mismatch    *fetch.MismatchError
 		daemon      *export.DaemonError
+		bad         *archive.Error
 	)
 	switch {
 	case errors.As(err, &interrupted):
@@ -85,7 +87,7 @@ func exitCode(err error) int {
 		return ExitDiskFull
 	case ranAndFailed(err):
 		return ExitRun
-	case errors.As(err, &fault), errors.Is(err, storage.ErrInUse):
+	case errors.As(err, &fault), errors.As(err, &bad), errors.Is(err, storage.ErrInUse):
 		return ExitUsage
 	case errors.Is(err, pluginapi.ErrAuth):
 		return ExitAuth
@@ -144,6 +146,7 @@ func hint(err error) string {
 		fault   *executor.FaultError
 		refusal *pluginapi.Error
 		daemon  *export.DaemonError
+		bad     *archive.Error
 	)
 	switch {
 	case errors.As(err, &daemon):
@@ -152,6 +155,8 @@ func hint(err error) string {
 		return refusal.Hint
 	case errors.As(err, &fault):
 		return fault.Hint
+	case errors.As(err, &bad):
+		return bad.Hint
 	case errors.As(err, &owner):
 		return "the IDs mapped for this user do not reach it; `mstage doctor` says how to get a range"
 	case errors.As(err, &hinted):
