@@ -13,7 +13,7 @@
 //	:secret ID VALUE
 //	:fail                    both have to refuse it
 //	:known REASON            a difference is expected, and shown as such
-//	--- setup                shell script, run in the empty context directory
+//	--- setup                script for bash, run in the empty context directory
 //	--- ignore               .dockerignore
 //	--- Dockerfile
 //
@@ -24,7 +24,7 @@
 // equal destination may show each other's times: files of a new case get content
 // of their own.
 //
-// It has to be root: BuildKit's daemon is, and setups make device nodes. The exit
+// It has to be root: BuildKit's daemon is. mstage and the setups are not. The exit
 // code is 1 when a case differs without a :known line or can't be compared.
 package main
 
@@ -45,12 +45,12 @@ import (
 
 // settings is what the flags say.
 type settings struct {
-	mstage, buildctl, addr, rootfs string
-	work                           string // absolute; below it are the store, contexts and outputs
-	user                           owner  // of work
-	only                           *regexp.Regexp
-	jobs                           int
-	layers, cached, verbose        bool
+	mstage, buildctl, addr  string
+	work                    string // absolute; below it are the store, contexts and outputs
+	user                    owner  // of work
+	only                    *regexp.Regexp
+	jobs                    int
+	layers, cached, verbose bool
 }
 
 // owner is who runs mstage and the setups.
@@ -80,7 +80,6 @@ func parseFlags(args []string, usage io.Writer) (s settings, files []string, err
 	flags.StringVar(&s.mstage, "mstage", "", "mstage's binary")
 	flags.StringVar(&s.buildctl, "buildctl", "", "buildctl's binary")
 	flags.StringVar(&s.addr, "addr", "", "address of buildkitd")
-	flags.StringVar(&s.rootfs, "rootfs", "", "tar that becomes the image busybox")
 	flags.StringVar(&s.work, "work", "", "directory for everything that is made; its owner runs mstage")
 	only := flags.String("only", "", "regular expression: cases with names that match")
 	flags.IntVar(&s.jobs, "j", 2, "cases at once")
@@ -90,7 +89,7 @@ func parseFlags(args []string, usage io.Writer) (s settings, files []string, err
 	if err := flags.Parse(args); err != nil {
 		return s, nil, err
 	}
-	for _, name := range []string{"mstage", "buildctl", "addr", "rootfs", "work"} {
+	for _, name := range []string{"mstage", "buildctl", "addr", "work"} {
 		if flags.Lookup(name).Value.String() == "" {
 			return s, nil, fmt.Errorf("-%s is needed", name)
 		}

@@ -71,8 +71,8 @@ func (s settings) compare(ctx context.Context, n int, c testCase, bases []base) 
 	}
 	var first, second ending
 	var both sync.WaitGroup
-	both.Go(func() { first.text, first.err = s.buildMstage(ctx, c, at, secrets) })
-	both.Go(func() { second.text, second.err = s.buildBuildkit(ctx, c, at, secrets, bases) })
+	both.Go(func() { first = s.buildMstage(ctx, c, at, secrets) })
+	both.Go(func() { second = s.buildBuildkit(ctx, c, at, secrets, bases) })
 	both.Wait()
 	if first.err != nil || second.err != nil || c.fail {
 		r.judgeFailure(c, first, second)
