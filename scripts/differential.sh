@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # differential.sh [FLAG…]: builds the cases of integration/testdata/differential
 # with mstage, without privileges, and with BuildKit, and compares the images.
-# Flags are those of integration/differential: -only REGEXP, -v, -layers, -cached.
+# Flags are those of integration/differential: -only REGEXP, -v, -layers, -cached,
+# and -update, which writes the goldens that 'make test' compares mstage with.
 # Root only: it starts a buildkitd with directories and a socket of its own. Ends
 # with one line, and with 1 when a case differs and has no :known line.
 set -euo pipefail

@@ -18,10 +18,17 @@ const caseTimeout = 4 * time.Minute
 
 // base is an image that both builders know by name: mstage from its store,
 // BuildKit as a named context, from an OCI layout.
-type base struct{ name, layout, digest string }
+type base struct {
+	name, layout, digest string
+	image                *image
+}
 
 // place is where a case is built.
 type place struct{ context, out string }
+
+func (p place) mstageImage() string   { return filepath.Join(p.out, "mstage.tar") }
+func (p place) mstageTree() string    { return filepath.Join(p.out, "mstage-fs.tar") }
+func (p place) buildkitImage() string { return filepath.Join(p.out, "buildkit.tar") }
 
 // makeBases imports the image busybox and builds the images that cases start from.
 func (s settings) makeBases(ctx context.Context, cases []testCase) ([]base, error) {
@@ -52,7 +59,7 @@ func (s settings) makeBases(ctx context.Context, cases []testCase) ([]base, erro
 // makeBase builds a base into mstage's store and a layout.
 func (s settings) makeBase(ctx context.Context, c testCase) (base, error) {
 	b := base{name: strings.TrimPrefix(c.name, basePrefix)}
-	at, err := s.prepare(ctx, "base-"+b.name, c)
+	at, err := s.makeContext(ctx, "base-"+b.name, c)
 	if err != nil {
 		return b, err
 	}
@@ -66,7 +73,11 @@ func (s settings) makeBase(ctx context.Context, c testCase) (base, error) {
 		return b, err
 	}
 	index, err := parseIndex(data)
+	if err != nil {
+		return b, err
+	}
 	b.digest = index.Digest
+	b.image, err = readLayout(b.layout)
 	return b, err
 }
 
@@ -104,8 +115,19 @@ func (s settings) runMstage(ctx context.Context, dir string, args ...string) end
 	return ending{string(text), err}
 }
 
-// prepare makes the context of a case and an empty directory for outputs.
-func (s settings) prepare(ctx context.Context, name string, c testCase) (place, error) {
+// prepare makes the context of a case, a directory for outputs, and in it its
+// secrets, whose files it returns by id.
+func (s settings) prepare(ctx context.Context, name string, c testCase) (place, map[string]string, error) {
+	at, err := s.makeContext(ctx, name, c)
+	if err != nil {
+		return at, nil, err
+	}
+	secrets, err := writeSecrets(at.out, c)
+	return at, secrets, err
+}
+
+// makeContext makes the context of a case and an empty directory for outputs.
+func (s settings) makeContext(ctx context.Context, name string, c testCase) (place, error) {
 	dir := filepath.Join(s.work, name)
 	at := place{context: filepath.Join(dir, "ctx"), out: filepath.Join(dir, "out")}
 	if err := os.RemoveAll(dir); err != nil {
@@ -168,8 +190,8 @@ func writeSecrets(dir string, c testCase) (map[string]string, error) {
 func (s settings) buildMstage(ctx context.Context, c testCase, at place, secrets map[string]string) ending {
 	args := []string{
 		"build", "-q", "--no-cache=" + strconv.FormatBool(!s.cached),
-		"-o", "type=oci,dest=" + filepath.Join(at.out, "mstage.tar"),
-		"-o", "type=tar,dest=" + filepath.Join(at.out, "mstage-fs.tar"),
+		"-o", "type=oci,dest=" + at.mstageImage(),
+		"-o", "type=tar,dest=" + at.mstageTree(),
 	}
 	for _, a := range c.args {
 		args = append(args, "--build-arg", a)
@@ -191,7 +213,7 @@ func (s settings) buildBuildkit(ctx context.Context, c testCase, at place, secre
 	args := []string{
 		"--addr", s.addr, "build", "--frontend", "dockerfile.v0", "--progress", "plain",
 		"--local", "context=" + at.context, "--local", "dockerfile=" + at.context,
-		"--output", "type=oci,dest=" + filepath.Join(at.out, "buildkit.tar"),
+		"--output", "type=oci,dest=" + at.buildkitImage(),
 	}
 	if !s.cached {
 		args = append(args, "--opt", "no-cache=")

@@ -13,6 +13,7 @@ const basePrefix = "base:"
 // testCase is one Dockerfile with its context, the options that both builders
 // get, and what is expected of them.
 type testCase struct {
+	file                                    string // where it is written
 	name, setup, ignore, dockerfile, target string
 	args, labels                            []string
 	secrets                                 []secret
@@ -49,6 +50,7 @@ func readCases(files []string) ([]testCase, error) {
 				return nil, fmt.Errorf("%s: two cases are named %q", name, c.name)
 			}
 			seen[c.name] = true
+			c.file = name
 			cases = append(cases, c)
 		}
 	}

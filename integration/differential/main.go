@@ -2,7 +2,7 @@
 // and compares the images: file trees (type, mode, owner, size, content, links,
 // hard links, attributes, times), configs and histories. mstage's type=tar output
 // is compared with the layers of its own image as well. Package integration's
-// tests say what mstage does; this says whether another builder does the same.
+// scripts say what mstage does; this says whether another builder does the same.
 //
 // Its arguments are case files. A case has this form; only Dockerfile is required:
 //
@@ -16,6 +16,10 @@
 //	--- setup                script for bash, run in the empty context directory
 //	--- ignore               .dockerignore
 //	--- Dockerfile
+//
+// With -update, and only when every case is equal or known to differ, what mstage
+// made becomes the goldens in the directory golden beside the case files. The
+// package's test compares mstage alone with them: it needs neither root nor BuildKit.
 //
 // A case named "base:NAME" is built by mstage alone, first, and becomes the image
 // NAME for both.
@@ -51,6 +55,7 @@ type settings struct {
 	only                    *regexp.Regexp
 	jobs                    int
 	layers, cached, verbose bool
+	update                  bool // write goldens
 }
 
 // owner is who runs mstage and the setups.
@@ -86,6 +91,7 @@ func parseFlags(args []string, usage io.Writer) (s settings, files []string, err
 	flags.BoolVar(&s.layers, "layers", false, "compare the names in each layer, too")
 	flags.BoolVar(&s.cached, "cached", false, "build with the cache, and compare no times")
 	flags.BoolVar(&s.verbose, "v", false, "show what both said of cases that fail")
+	flags.BoolVar(&s.update, "update", false, "write the goldens of the cases, when all are equal or known to differ")
 	if err := flags.Parse(args); err != nil {
 		return s, nil, err
 	}
@@ -96,6 +102,9 @@ func parseFlags(args []string, usage io.Writer) (s settings, files []string, err
 	}
 	if flags.NArg() == 0 || s.jobs < 1 {
 		return s, nil, errors.New("case files and -j of at least 1 are needed")
+	}
+	if s.update && s.cached {
+		return s, nil, errors.New("-update and -cached exclude each other: goldens have times")
 	}
 	if s.only, err = regexp.Compile(*only); err != nil {
 		return s, nil, fmt.Errorf("-only: %w", err)
@@ -144,7 +153,16 @@ func (s settings) run(ctx context.Context, files []string, out io.Writer) error 
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return summary(out, results)
+	return finish(out, s, cases, results)
+}
+
+// finish writes the table's last line and, when that is asked for and nothing is
+// against it, goldens.
+func finish(out io.Writer, s settings, cases []testCase, results []result) error {
+	if err := summary(out, results); err != nil || !s.update {
+		return err
+	}
+	return updateGoldens(cases, results)
 }
 
 // compareAll writes each result as it comes and returns all in the order of cases.

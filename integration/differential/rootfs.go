@@ -114,7 +114,7 @@ func writeRootFS(file string) error {
 		return fmt.Errorf("busybox, linked statically: %w", err)
 	}
 	entries := append(slices.Clone(rootEntries), rootEntry{name: busyboxPath, mode: 0o755, text: string(program)})
-	for _, name := range strings.Fields(applets) {
+	for name := range strings.FieldsSeq(applets) {
 		entries = append(entries, rootEntry{name: "usr/bin/" + name, link: "busybox"})
 	}
 	var b bytes.Buffer
