@@ -1,5 +1,5 @@
 # Every target calls one thing; what is longer is in scripts/.
-.PHONY: all build build-arm64 test test-short test-race lint demo demo-nasa bench interop differential check-static check-reproducible licenses install-deps clean
+.PHONY: all build build-arm64 test test-short test-race lint demo demo-nasa bench interop differential features check-static check-reproducible licenses install-deps clean
 
 all: build
 
@@ -40,6 +40,10 @@ interop: build
 differential: build
 	scripts/install-deps.sh differential
 	scripts/differential.sh
+
+# How many cases of the above there are of each feature.
+features: install-deps
+	scripts/differential.sh -features
 
 check-static: build
 	scripts/check-static.sh

@@ -3,6 +3,7 @@
 # with mstage, without privileges, and with BuildKit, and compares the images.
 # Flags are those of integration/differential: -only REGEXP, -v, -layers, -cached,
 # and -update, which writes the goldens that 'make test' compares mstage with.
+# -features prints what the cases are about, and needs nothing of what follows.
 # Root only: it starts a buildkitd with directories and a socket of its own. Ends
 # with one line, and with 1 when a case differs and has no :known line.
 set -euo pipefail
@@ -51,6 +52,11 @@ start_buildkitd() {
 	die "buildkitd does not answer"
 }
 
+if [ "${1:-}" = -features ]; then
+	need_go
+	cd "$ROOT"
+	exec go run ./integration/differential -features integration/testdata/differential/*.txt
+fi
 [ "$(id -u)" = 0 ] || die "root is needed: buildkitd runs as root"
 PATH=$PATH:/usr/sbin:/sbin
 for program in runc setfattr zstd busybox; do

@@ -7,8 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // caseFiles are the case files as this package's directory sees them.
@@ -87,6 +89,29 @@ func TestAGoldenSaysWhatItsCaseExpects(t *testing.T) {
 		fails := slices.ContainsFunc(lines, func(l string) bool { return strings.HasPrefix(l, "fails ") })
 		if fails != c.fail && !isKnown {
 			t.Errorf("%s: the golden fails: %t, the case :fail: %t", c.name, fails, c.fail)
+		}
+	}
+}
+
+// Builders don't look at times to tell whether they have a file already.
+func TestNoGoldenShowsTheTimesOfAnotherCase(t *testing.T) {
+	owners := map[string]string{}
+	for _, c := range allCases(t) {
+		seconds, err := strconv.ParseInt(strings.TrimPrefix(c.sourceTime(), "@"), 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := time.Unix(seconds, 0).UTC().Format(time.RFC3339)
+		if other, ok := owners[at]; ok {
+			t.Errorf("%s and %s have the same time: change a word of one", c.name, other)
+		}
+		owners[at] = c.name
+	}
+	for name, lines := range allGoldens(t) {
+		for word := range strings.FieldsSeq(strings.Join(lines, " ")) {
+			if other, ok := owners[word]; ok && other != name {
+				t.Errorf("%s shows the time of %s: give its files content of their own", name, other)
+			}
 		}
 	}
 }

@@ -4,9 +4,11 @@
 // is compared with the layers of its own image as well. Package integration's
 // scripts say what mstage does; this says whether another builder does the same.
 //
-// Its arguments are case files. A case has this form; only Dockerfile is required:
+// Its arguments are case files. A case has this form; only :about and
+// Dockerfile are required:
 //
 //	=== sentence that names the case
+//	:about FEATURE, …        of those in features.go
 //	:arg NAME=VALUE          build argument
 //	:target STAGE
 //	:label KEY=VALUE
@@ -56,6 +58,7 @@ type settings struct {
 	jobs                    int
 	layers, cached, verbose bool
 	update                  bool // write goldens
+	features                bool // print the table and no more
 }
 
 // owner is who runs mstage and the setups.
@@ -91,9 +94,13 @@ func parseFlags(args []string, usage io.Writer) (s settings, files []string, err
 	flags.BoolVar(&s.layers, "layers", false, "compare the names in each layer, too")
 	flags.BoolVar(&s.cached, "cached", false, "build with the cache, and compare no times")
 	flags.BoolVar(&s.verbose, "v", false, "show what both said of cases that fail")
+	flags.BoolVar(&s.features, "features", false, "print how many cases there are of each feature, and build none")
 	flags.BoolVar(&s.update, "update", false, "write the goldens of the cases, when all are equal or known to differ")
 	if err := flags.Parse(args); err != nil {
 		return s, nil, err
+	}
+	if s.features {
+		return s, flags.Args(), nil
 	}
 	for _, name := range []string{"mstage", "buildctl", "addr", "work"} {
 		if flags.Lookup(name).Value.String() == "" {
@@ -135,6 +142,9 @@ func (s settings) run(ctx context.Context, files []string, out io.Writer) error 
 	cases, err := readCases(files)
 	if err != nil {
 		return err
+	}
+	if s.features {
+		return printFeatures(out, cases)
 	}
 	bases, err := s.makeBases(ctx, cases)
 	if err != nil {
