@@ -1,5 +1,5 @@
 # Every target calls one thing; what is longer is in scripts/.
-.PHONY: all build build-arm64 test test-short test-race lint demo demo-nasa bench interop differential features check-static check-reproducible licenses install-deps clean
+.PHONY: all build build-arm64 test test-short test-race lint demo demo-nasa bench interop differential features mutate check-static check-reproducible licenses install-deps clean
 
 all: build
 
@@ -44,6 +44,10 @@ differential: build
 # How many cases of the above there are of each feature.
 features: install-deps
 	scripts/differential.sh -features
+
+# Breaks rules of the engine one by one; their cases have to notice.
+mutate: install-deps
+	scripts/mutate.sh
 
 check-static: build
 	scripts/check-static.sh
