@@ -185,13 +185,12 @@ func writeSecrets(dir string, c testCase) (map[string]string, error) {
 	return files, nil
 }
 
-// buildMstage builds a case into mstage.tar and mstage-fs.tar. Without the cache,
+// buildMstage builds a case into mstage.tar and further outputs. Without the cache,
 // as a case would else get the files of another one with equal bytes and other times.
-func (s settings) buildMstage(ctx context.Context, c testCase, at place, secrets map[string]string) ending {
-	args := []string{
-		"build", "-q", "--no-cache=" + strconv.FormatBool(!s.cached),
-		"-o", "type=oci,dest=" + at.mstageImage(),
-		"-o", "type=tar,dest=" + at.mstageTree(),
+func (s settings) buildMstage(ctx context.Context, c testCase, at place, secrets map[string]string, outputs ...string) ending {
+	args := []string{"build", "-q", "--no-cache=" + strconv.FormatBool(!s.cached), "-o", "type=oci,dest=" + at.mstageImage()}
+	for _, o := range outputs {
+		args = append(args, "-o", o)
 	}
 	for _, a := range c.args {
 		args = append(args, "--build-arg", a)

@@ -68,7 +68,7 @@ func (s settings) compare(ctx context.Context, n int, c testCase, bases []base) 
 	}
 	var first, second ending
 	var both sync.WaitGroup
-	both.Go(func() { first = s.buildMstage(ctx, c, at, secrets) })
+	both.Go(func() { first = s.buildMstage(ctx, c, at, secrets, "type=tar,dest="+at.mstageTree()) })
 	both.Go(func() { second = s.buildBuildkit(ctx, c, at, secrets, bases) })
 	both.Wait()
 	var made *image
