@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/mstage/mstage/engine/buildcontext"
 	"github.com/mstage/mstage/engine/copy"
 	"github.com/mstage/mstage/engine/dockerfile"
 	"github.com/mstage/mstage/engine/executor"
@@ -59,6 +60,7 @@ func exitCode(err error) int {
 		text        *dockerfile.Error
 		interrupted *Interrupted
 		fault       *executor.FaultError
+		ignore      *buildcontext.IgnoreError
 	)
 	switch {
 	case errors.As(err, &interrupted):
@@ -71,7 +73,7 @@ func exitCode(err error) int {
 		return ExitDiskFull
 	case ranAndFailed(err):
 		return ExitRun
-	case errors.As(err, &fault), errors.Is(err, storage.ErrInUse):
+	case errors.As(err, &fault), errors.As(err, &ignore), errors.Is(err, storage.ErrInUse):
 		return ExitUsage
 	case errors.Is(err, storage.ErrNotFound), errors.Is(err, pluginapi.ErrNotFound):
 		return ExitNotFound
