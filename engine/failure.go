@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/mstage/mstage/engine/archive"
+	"github.com/mstage/mstage/engine/buildcontext"
 	"github.com/mstage/mstage/engine/copy"
 	"github.com/mstage/mstage/engine/dockerfile"
 	"github.com/mstage/mstage/engine/executor"
@@ -75,6 +76,7 @@ func exitCode(err error) int {
 		mismatch    *fetch.MismatchError
 		daemon      *export.DaemonError
 		bad         *archive.Error
+		ignore      *buildcontext.IgnoreError
 	)
 	switch {
 	case errors.As(err, &interrupted):
@@ -87,7 +89,7 @@ func exitCode(err error) int {
 		return ExitDiskFull
 	case ranAndFailed(err):
 		return ExitRun
-	case errors.As(err, &fault), errors.As(err, &bad), errors.Is(err, storage.ErrInUse):
+	case errors.As(err, &fault), errors.As(err, &bad), errors.As(err, &ignore), errors.Is(err, storage.ErrInUse):
 		return ExitUsage
 	case errors.Is(err, pluginapi.ErrAuth):
 		return ExitAuth

@@ -26,6 +26,9 @@ needed() {
 		mmdebstrap mmdebstrap
 		/usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
 		openssl openssl
+		setfattr attr
+		bzip2 bzip2
+		zstd zstd
 	EOF
 	if [ "${1:-}" = arm64 ] && [ "$(uname -m)" != aarch64 ]; then
 		echo "aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu"
@@ -33,9 +36,6 @@ needed() {
 	fi
 	if [ "${1:-}" = differential ]; then
 		echo "runc runc"
-		echo "setcap libcap2-bin"
-		echo "setfattr attr"
-		echo "setpriv util-linux"
 	fi
 	if [ "${1:-}" = interop ]; then
 		echo "dockerd docker.io"
