@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -30,8 +29,8 @@ const (
 const (
 	// maxConfigBytes bounds an image config; real ones have some KiB.
 	maxConfigBytes = 8 << 20
-	// maxIndexDepth is how many indexes may lead to a manifest.
-	maxIndexDepth = 3
+	// maxIndexDepth is how many indexes may lead to a manifest. One is usual.
+	maxIndexDepth = 2
 )
 
 // Descriptor is a blob of a repository.
@@ -49,15 +48,14 @@ type Image struct {
 	// "" without one.
 	Digest, IndexDigest string
 	MediaType           string
-	// Manifest and Config are the exact bytes, verified.
-	Manifest, Config []byte
-	endpoint         endpoint
+	// Manifest is the exact bytes, verified.
+	Manifest []byte
+	endpoint endpoint
 }
 
 // Resolve returns the image of a reference for a platform, "os/arch[/variant]".
 // Mirrors are asked first; the errors are those of the last place, and of the
-// first that is not about a missing image. Nothing but manifests and the config
-// is downloaded.
+// first that is not about a missing image. Nothing but manifests is downloaded.
 func (c *Client) Resolve(ctx context.Context, ref reference.Reference, platform string) (*Image, error) {
 	endpoints, err := c.endpoints(ref)
 	if err != nil {
@@ -102,30 +100,24 @@ func (c *Client) resolveAt(ctx context.Context, e endpoint, ref reference.Refere
 	}
 	img := &Image{Ref: ref, endpoint: e}
 	wanted, digest := version(e.ref)
-	for range maxIndexDepth {
+	for range maxIndexDepth + 1 {
 		raw, mediaType, err := s.manifest(ctx, wanted, digest)
 		if err != nil {
 			return nil, err
 		}
 		if !isIndex(mediaType) {
 			img.Manifest, img.MediaType, img.Digest = raw, mediaType, digestOf(raw)
-			img.Config, err = s.config(ctx, raw)
-			return img, err
+			return img, nil
 		}
 		if img.IndexDigest == "" {
 			img.IndexDigest = digestOf(raw)
 		}
-		if digest, err = choose(raw, platform); err != nil {
-			return nil, notFor(ref, err)
+		if digest, err = choose(ref.String(), raw, platform); err != nil {
+			return nil, err
 		}
 		wanted = digest
 	}
 	return nil, &Error{Kind: Server, Ref: ref.String(), Message: fmt.Sprintf("indexes are nested more than %d deep", maxIndexDepth)}
-}
-
-// notFor says that an image has no variant for the platform.
-func notFor(ref reference.Reference, err error) error {
-	return &Error{Kind: NotFound, Ref: ref.String(), Message: err.Error()}
 }
 
 // version is the tag or digest of a reference; digest is "" for a tag.
@@ -152,7 +144,7 @@ func (s *session) manifest(ctx context.Context, wanted, digest string) (raw []by
 		return nil, "", err
 	}
 	if digest != "" && digestOf(raw) != digest {
-		return nil, "", s.mismatch("manifest", digest, digestOf(raw))
+		return nil, "", mismatch(s.repo.Name(), "manifest", digest, digestOf(raw))
 	}
 	return checkManifest(s.repo.Name(), raw, strings.TrimSpace(mediaType))
 }
@@ -195,38 +187,38 @@ func isImage(mediaType string) bool {
 
 func known(mediaType string) bool { return isIndex(mediaType) || isImage(mediaType) }
 
-// config downloads the config that a manifest names.
-func (s *session) config(ctx context.Context, manifest []byte) ([]byte, error) {
+// Config downloads the config that an image's manifest names, and verifies it.
+func (c *Client) Config(ctx context.Context, img *Image) ([]byte, error) {
 	var m struct {
 		Config Descriptor `json:"config"`
 	}
-	if err := json.Unmarshal(manifest, &m); err != nil {
-		return nil, err
-	}
-	if err := checkDigest(m.Config.Digest); err != nil {
-		return nil, &Error{Kind: Server, Ref: s.repo.Name(), Message: "config: " + err.Error()}
+	if err := json.Unmarshal(img.Manifest, &m); err != nil {
+		return nil, &Error{Kind: Server, Ref: img.Ref.String(), Message: "manifest: " + err.Error(), Err: err}
 	}
 	if m.Config.SizeBytes < 0 || m.Config.SizeBytes > maxConfigBytes {
-		return nil, &Error{Kind: Mismatch, Ref: s.repo.Name(), Message: fmt.Sprintf("image config of %d bytes, the limit is %d", m.Config.SizeBytes, maxConfigBytes)}
+		return nil, &Error{
+			Kind: Mismatch, Ref: img.Ref.String(),
+			Message: fmt.Sprintf("image config of %d bytes, the limit is %d", m.Config.SizeBytes, maxConfigBytes),
+		}
 	}
-	resp, err := s.get(ctx, "blobs/"+m.Config.Digest, nil, http.StatusOK)
+	blob, err := c.Blob(ctx, img, m.Config)
 	if err != nil {
 		return nil, err
 	}
-	defer resp.Body.Close()
-	raw, err := io.ReadAll(io.LimitReader(resp.Body, m.Config.SizeBytes+1))
+	defer blob.Close()
+	raw, err := io.ReadAll(blob) // not more than announced
 	if err != nil {
 		return nil, err
 	}
-	if digestOf(raw) != m.Config.Digest {
-		return nil, s.mismatch("image config", m.Config.Digest, digestOf(raw))
+	if got := digestOf(raw); got != m.Config.Digest {
+		return nil, mismatch(img.Ref.String(), "image config", m.Config.Digest, got)
 	}
 	return raw, nil
 }
 
-func (s *session) mismatch(what, want, got string) error {
+func mismatch(ref, what, want, got string) error {
 	return &Error{
-		Kind: Mismatch, Ref: s.repo.Name(), Message: fmt.Sprintf("%s is %s, want %s", what, got, want),
+		Kind: Mismatch, Ref: ref, Message: fmt.Sprintf("%s is %s, want %s", what, got, want),
 		Hint: "the registry or something between changed it",
 	}
 }
@@ -256,15 +248,18 @@ type indexEntry struct {
 	} `json:"platform"`
 }
 
+// maxListed is how many platforms an error lists.
+const maxListed = 20
+
 // choose returns the digest of an index's manifest for a platform: the same
 // variant first, then one without a variant, then the highest that this one
-// includes.
-func choose(index []byte, platform string) (string, error) {
+// includes. An index with a single manifest for nobody in particular is for all.
+func choose(ref string, index []byte, platform string) (string, error) {
 	var list struct {
 		Manifests []indexEntry `json:"manifests"`
 	}
 	if err := json.Unmarshal(index, &list); err != nil {
-		return "", err
+		return "", &Error{Kind: Server, Ref: ref, Message: "index: " + err.Error(), Err: err}
 	}
 	osName, arch, _ := strings.Cut(platform, "/")
 	arch, variant, _ := strings.Cut(arch, "/")
@@ -275,7 +270,7 @@ func choose(index []byte, platform string) (string, error) {
 		case m.Platform == nil:
 		case m.Platform.OS == osName && m.Platform.Architecture == arch && includes(arch, variant, m.Platform.Variant):
 			fitting = append(fitting, m)
-		case m.Platform.OS != "unknown":
+		case m.Platform.OS != "unknown": // those are attestations
 			others = append(others, strings.TrimSuffix(m.Platform.OS+"/"+m.Platform.Architecture+"/"+m.Platform.Variant, "/"))
 		}
 	}
@@ -283,10 +278,22 @@ func choose(index []byte, platform string) (string, error) {
 		fitting = list.Manifests
 	}
 	if len(fitting) == 0 {
-		return "", fmt.Errorf("no image for %s; there are: %s", platform, cmp.Or(strings.Join(others, ", "), "none"))
+		return "", &Error{Kind: NotFound, Ref: ref, Message: "no image for " + platform + "; there are: " + listed(others)}
 	}
 	best := slices.MaxFunc(fitting, func(a, b indexEntry) int { return cmp.Compare(rank(variant, a), rank(variant, b)) })
-	return best.Digest, errors.Join(checkDigest(best.Digest))
+	if err := checkDigest(best.Digest); err != nil {
+		return "", &Error{Kind: Server, Ref: ref, Message: "index: " + err.Error(), Err: err}
+	}
+	return best.Digest, nil
+}
+
+// listed joins names that a registry made up.
+func listed(names []string) string {
+	more := ""
+	if len(names) > maxListed {
+		names, more = names[:maxListed], ", …"
+	}
+	return cmp.Or(oneLine(strings.Join(names, ", ")), "none") + more
 }
 
 // includes reports whether a processor of this variant runs images of another.

@@ -37,7 +37,8 @@ type Source struct {
 var _ pluginapi.Source = (*Source)(nil)
 
 // New returns the source. An image that the store has under one of the names
-// that a word may stand for is answered without a request, unless ask is set.
+// that a word may stand for is answered without a request, unless ask is set and
+// the name has no digest.
 func New(client *registry.Client, images storage.Images, ask bool) *Source {
 	return &Source{client: client, images: images, ask: ask, resolved: map[string]*registry.Image{}}
 }
@@ -61,8 +62,8 @@ func (s *Source) Resolve(ctx context.Context, r pluginapi.Request) (pluginapi.Re
 	if err != nil {
 		return pluginapi.Resolved{}, Refusal(err)
 	}
-	if !s.ask {
-		for _, name := range names {
+	for _, name := range names {
+		if !s.ask || name.Digest != "" { // what a digest names never changes
 			if img, ok, err := s.local(ctx, name); err != nil || ok {
 				return answer(name, img), err
 			}
@@ -119,13 +120,17 @@ func (s *Source) resolve(ctx context.Context, name reference.Reference, platform
 	if ok && img.Sealed != nil && img.Sealed.Manifest != nil && string(img.Sealed.Manifest.Digest()) == found.Digest {
 		return answer(name, img), nil
 	}
+	config, err := s.client.Config(ctx, found)
+	if err != nil {
+		return pluginapi.Resolved{}, err
+	}
 	s.mu.Lock()
 	s.resolved[key(found.Digest, name.StoreName())] = found
 	s.mu.Unlock()
 	return pluginapi.Resolved{
 		Source: Name, Reference: name.StoreName(),
 		Content: &pluginapi.Content{
-			Digest: found.Digest, Config: found.Config, Manifest: found.Manifest, MediaType: found.MediaType,
+			Digest: found.Digest, Config: config, Manifest: found.Manifest, MediaType: found.MediaType,
 		},
 	}, nil
 }
