@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -92,7 +93,7 @@ func newRegistry(t testing.TB, o registryOptions) *testRegistry {
 			proxy.ServeHTTP(w, req)
 		}
 	}))
-	r.front.Config.ErrorLog = nil
+	r.front.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
 	if o.certificate != nil {
 		r.front.TLS = &tls.Config{Certificates: []tls.Certificate{*o.certificate}}
 		r.front.StartTLS()

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -54,8 +55,7 @@ type Image struct {
 }
 
 // Resolve returns the image of a reference for a platform, "os/arch[/variant]".
-// Mirrors are asked first; the errors are those of the last place, and of the
-// first that is not about a missing image. Nothing but manifests is downloaded.
+// Mirrors are asked first; the error is that of the registry itself. Nothing but manifests is downloaded.
 func (c *Client) Resolve(ctx context.Context, ref reference.Reference, platform string) (*Image, error) {
 	endpoints, err := c.endpoints(ref)
 	if err != nil {
@@ -77,19 +77,21 @@ func (c *Client) Resolve(ctx context.Context, ref reference.Reference, platform 
 }
 
 // worst is the error to show of several places' errors: the last one, which is
-// the registry's own, unless that only says that the image is not there while a
-// mirror failed in another way.
+// the registry's own. What kept a mirror from answering stands behind it: it may
+// be the only place that has the image.
 func worst(errs []error) error {
 	last := errs[len(errs)-1]
-	if !IsNotFound(last) {
+	e, ok := errors.AsType[*Error](last)
+	if !ok {
 		return last
 	}
-	for _, err := range errs {
-		if !IsNotFound(err) {
-			return err
+	told := *e
+	for _, err := range errs[:len(errs)-1] {
+		if mirror, ok := errors.AsType[*Error](err); ok && mirror.Kind != NotFound {
+			told.Message += "; mirror: " + mirror.Message
 		}
 	}
-	return last
+	return &told
 }
 
 // resolveAt asks one place.

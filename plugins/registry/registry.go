@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -69,7 +70,7 @@ func (s *Source) Resolve(ctx context.Context, r pluginapi.Request) (pluginapi.Re
 			}
 		}
 	}
-	var failed error
+	var errs []error
 	for _, name := range names {
 		found, err := s.resolve(ctx, name, r.Platform)
 		if err == nil {
@@ -78,20 +79,29 @@ func (s *Source) Resolve(ctx context.Context, r pluginapi.Request) (pluginapi.Re
 		if ctx.Err() != nil {
 			return pluginapi.Resolved{}, context.Cause(ctx)
 		}
-		if failed == nil || registry.IsNotFound(failed) {
-			failed = err
+		errs = append(errs, err)
+	}
+	return pluginapi.Resolved{}, unresolved(errs)
+}
+
+// unresolved is the error for a word whose names all failed: not found when none
+// of them is there, else the first other reason.
+func unresolved(errs []error) error {
+	var texts []string
+	for _, err := range errs {
+		if !registry.IsNotFound(err) {
+			return Refusal(err)
 		}
+		texts = append(texts, err.Error())
 	}
-	if registry.IsNotFound(failed) {
-		return pluginapi.Resolved{}, notFoundError{failed}
-	}
-	return pluginapi.Resolved{}, Refusal(failed)
+	return &notFoundError{text: strings.Join(texts, "; ")}
 }
 
 // notFoundError says where the image is not.
-type notFoundError struct{ error }
+type notFoundError struct{ text string }
 
-func (notFoundError) Is(target error) bool { return target == pluginapi.ErrNotFound }
+func (e *notFoundError) Error() string      { return e.text }
+func (*notFoundError) Is(target error) bool { return target == pluginapi.ErrNotFound }
 
 // local returns the store's image with a name.
 func (s *Source) local(ctx context.Context, name reference.Reference) (storage.Image, bool, error) {
