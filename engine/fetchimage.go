@@ -37,6 +37,9 @@ func (b *Backend) fetchRecord(ctx context.Context, img plan.Image, vertex int, t
 	if err == nil && len(missing) > 0 {
 		err = f.fetch(ctx, missing)
 	}
+	if _, named := errors.AsType[*worker.Failure](err); err != nil && !named {
+		err = fmt.Errorf("%s: %w", img.Reference, err)
+	}
 	if err != nil {
 		return rec, false, err
 	}
