@@ -221,6 +221,13 @@ func toJSON(t testing.TB, v any) []byte {
 	return b
 }
 
+func fromJSON(t testing.TB, b []byte, into any) {
+	t.Helper()
+	if err := json.Unmarshal(b, into); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // do sends a request to the registry itself, past the front.
 func (r *testRegistry) do(method, path, mediaType string, body []byte, want int) *http.Response {
 	r.t.Helper()

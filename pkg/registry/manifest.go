@@ -103,7 +103,7 @@ func (c *Client) resolveAt(ctx context.Context, e endpoint, ref reference.Refere
 	img := &Image{Ref: ref, endpoint: e}
 	wanted, digest := version(e.ref)
 	for range maxIndexDepth + 1 {
-		raw, mediaType, err := s.manifest(ctx, wanted, digest)
+		raw, mediaType, err := s.manifest(ctx, ref.String(), wanted, digest)
 		if err != nil {
 			return nil, err
 		}
@@ -135,7 +135,7 @@ func version(ref docker.Named) (wanted, digest string) {
 
 // manifest downloads a manifest or index. digest is "" for a tag: then there is
 // nothing to verify it against.
-func (s *session) manifest(ctx context.Context, wanted, digest string) (raw []byte, mediaType string, err error) {
+func (s *session) manifest(ctx context.Context, ref, wanted, digest string) (raw []byte, mediaType string, err error) {
 	header := http.Header{"Accept": {typeOCIManifest, typeOCIIndex, typeDockerManifest, typeDockerList}}
 	resp, err := s.get(ctx, "manifests/"+wanted, header, http.StatusOK)
 	if err != nil {
@@ -146,9 +146,9 @@ func (s *session) manifest(ctx context.Context, wanted, digest string) (raw []by
 		return nil, "", err
 	}
 	if digest != "" && digestOf(raw) != digest {
-		return nil, "", mismatch(s.repo.Name(), "manifest", digest, digestOf(raw))
+		return nil, "", mismatch(ref, "manifest", digest, digestOf(raw))
 	}
-	return checkManifest(s.repo.Name(), raw, strings.TrimSpace(mediaType))
+	return checkManifest(ref, raw, strings.TrimSpace(mediaType))
 }
 
 // checkManifest tells the type of a manifest: its own word counts, the header
@@ -173,12 +173,12 @@ func checkManifest(ref string, raw []byte, announced string) ([]byte, string, er
 		return fail("manifest of docker's schema 1, which is not supported: push the image again with a newer docker")
 	case m.Manifests != nil && m.Layers != nil:
 		return fail("manifest is an image and an index at once")
-	case m.MediaType != "" && known(announced) && m.MediaType != announced:
+	case known(m.MediaType) && known(announced) && m.MediaType != announced:
 		return fail("manifest calls itself %s and was sent as %s", m.MediaType, announced)
 	case isIndex(mediaType) && m.Manifests != nil, isImage(mediaType) && m.Layers != nil:
 		return raw, mediaType, nil
 	}
-	return fail("%q is not the type of an image", mediaType)
+	return fail("%.100q is not the type of an image", mediaType)
 }
 
 func isIndex(mediaType string) bool { return mediaType == typeOCIIndex || mediaType == typeDockerList }
