@@ -143,18 +143,21 @@ func hostCause(err error) bool {
 // hint returns what the user can do about it, "" when nothing is known.
 func hint(err error) string {
 	var (
-		owner   *copy.OwnerError
-		hinted  interface{ HostHint() string }
-		fault   *executor.FaultError
-		refusal *pluginapi.Error
-		daemon  *export.DaemonError
-		bad     *archive.Error
+		owner    *copy.OwnerError
+		hinted   interface{ HostHint() string }
+		fault    *executor.FaultError
+		refusal  *pluginapi.Error
+		mismatch *fetch.MismatchError
+		daemon   *export.DaemonError
+		bad      *archive.Error
 	)
 	switch {
 	case errors.As(err, &daemon):
 		return daemon.Hint
 	case errors.As(err, &refusal):
 		return refusal.Hint
+	case errors.As(err, &mismatch):
+		return "the registry's copy is damaged, or something between changed it"
 	case errors.As(err, &fault):
 		return fault.Hint
 	case errors.As(err, &bad):

@@ -37,6 +37,9 @@ func (b *Backend) fetchRecord(ctx context.Context, img plan.Image, vertex int, t
 	if err == nil && len(missing) > 0 {
 		err = f.fetch(ctx, missing)
 	}
+	if _, named := errors.AsType[*worker.Failure](err); err != nil && !named {
+		err = fmt.Errorf("%s: %w", img.Reference, err)
+	}
 	if err != nil {
 		return rec, false, err
 	}
@@ -61,12 +64,18 @@ type imageFetch struct {
 	layers map[storage.Digest]storage.Layer // guarded by mu: by the blob's digest
 }
 
-// known finds the layers that the store has and returns the blobs of others, each
-// once.
+// known finds the layers that the store has, unpacks those of which it has the
+// blob only, and returns the blobs of others, each once.
 func (f *imageFetch) known(ctx context.Context) (missing map[storage.Digest]storage.Blob, err error) {
 	missing = map[storage.Digest]storage.Blob{}
 	for _, blob := range f.img.Content.Manifest.Blobs {
 		layer, ok, err := fetch.Known(ctx, f.backend.fetchStores(), blob)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			layer, ok, err = f.stored(ctx, blob)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -78,6 +87,28 @@ func (f *imageFetch) known(ctx context.Context) (missing map[storage.Digest]stor
 		f.transfer(blob, progress.TransferExists, blob.SizeBytes)
 	}
 	return missing, nil
+}
+
+// stored unpacks a blob that the store has: that of a layer which was built here
+// and pushed or exported, and has another identity. A damaged one is as good as
+// none.
+func (f *imageFetch) stored(ctx context.Context, blob storage.Blob) (layer storage.Layer, ok bool, err error) {
+	r, size, err := f.backend.Blobs.Open(ctx, blob.Digest)
+	if errors.Is(err, storage.ErrNotFound) {
+		return layer, false, nil
+	}
+	if err != nil {
+		return layer, false, err
+	}
+	defer r.Close()
+	if size != blob.SizeBytes {
+		return layer, false, nil
+	}
+	layer, err = fetch.Blob(ctx, f.backend.fetchStores(), blob, r)
+	if _, damaged := errors.AsType[*fetch.MismatchError](err); damaged {
+		return layer, false, nil
+	}
+	return layer, err == nil, err
 }
 
 // fetch asks for the missing blobs and unpacks them as they come.

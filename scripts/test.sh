@@ -46,7 +46,7 @@ run_tests() {
 		enter=(unshare --map-auto --map-root-user --mount --pid --fork --mount-proc)
 	fi
 	# shellcheck disable=SC2016 # the inner shell expands
-	"${as[@]}" env MSTAGE_BINARY="$HOME_DIR/mstage" MSTAGE_EMBEDDER="$HOME_DIR/embedder" sh -c 'cd "$1" && shift && exec "$@"' sh "$HOME_DIR/src/$1" \
+	"${as[@]}" env MSTAGE_BINARY="$HOME_DIR/mstage" MSTAGE_EMBEDDER="$HOME_DIR/embedder" MSTAGE_REGISTRY="$HOME_DIR/registry" sh -c 'cd "$1" && shift && exec "$@"' sh "$HOME_DIR/src/$1" \
 		"${enter[@]}" "$HOME_DIR/bin/${1//\//_}.test" "${run_flags[@]}" </dev/null >"$HOME_DIR/log/${1//\//_}.log" 2>&1
 }
 
@@ -92,6 +92,14 @@ fi
 say "go vet"
 go vet -tags "$TAGS" "${@:-./...}"
 "$ROOT/scripts/build.sh"
+# The integration tests start registries.
+with_registry=
+case " ${packages[*]} " in
+*" integration "*)
+	with_registry=1
+	"$ROOT/scripts/registry.sh"
+	;;
+esac
 
 if [ "$(id -u)" = 0 ]; then
 	need_test_user
@@ -119,6 +127,10 @@ for p in "${packages[@]}"; do
 done
 # A program of the integration tests; who runs them may have no Go.
 go build -tags "$TAGS" -ldflags '-s -w -linkmode external -extldflags "-static"' -o "$HOME_DIR/embedder" ./integration/testdata/embedder
+if [ -n "$with_registry" ]; then
+	cp bin/tools/registry "$HOME_DIR/registry"
+	chmod a+rX "$HOME_DIR/registry"
+fi
 chmod -R a+rX "$HOME_DIR"/{src,bin,mstage,embedder}
 if [ "$(id -u)" = 0 ]; then
 	chown -R "$TEST_USER:" "$HOME_DIR/src"

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/mstage/mstage/pkg/registry"
+	registrysource "github.com/mstage/mstage/plugins/registry"
 )
 
 // defaultRegistry is where docker logs in when no registry is named.
@@ -95,7 +96,7 @@ func (c *cli) login(ctx context.Context, f *loginFlags, args []string) error {
 			err = usagef("not logged in to %s", host)
 		}
 		if err != nil {
-			return err
+			return registrysource.Refusal(err)
 		}
 		_, err = fmt.Fprintln(c.stdout, user)
 		return err
@@ -106,7 +107,7 @@ func (c *cli) login(ctx context.Context, f *loginFlags, args []string) error {
 	}
 	kept, err := client.Login(ctx, host, creds)
 	if err != nil {
-		return err
+		return registrysource.Refusal(err)
 	}
 	fmt.Fprintln(c.stderr, "credentials are kept in "+kept)
 	_, err = fmt.Fprintln(c.stdout, "Login Succeeded!")
@@ -161,14 +162,14 @@ func (c *cli) logout(f *registryFlags, all bool, args []string) error {
 			return usagef("logout: --all and a registry exclude each other")
 		}
 		if err := client.LogoutAll(); err != nil {
-			return err
+			return registrysource.Refusal(err)
 		}
 		_, err = fmt.Fprintln(c.stdout, "Removed login credentials for all registries")
 		return err
 	}
 	host := registryHost(args)
 	if err := client.Logout(host); err != nil {
-		return err
+		return registrysource.Refusal(err)
 	}
 	_, err = fmt.Fprintln(c.stdout, "Removed login credentials for "+host)
 	return err

@@ -10,7 +10,10 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"syscall"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
@@ -81,27 +84,31 @@ func explain(ctx context.Context, ref, host string, err error) error {
 		return err
 	}
 	e := &Error{Ref: ref, Err: err}
-	if answer, ok := errors.AsType[*transport.Error](err); ok {
+	answer, answered := errors.AsType[*transport.Error](err)
+	switch {
+	// Loopback is tried without TLS too; what that came to matters less.
+	case e.untrusted(host, err):
+	case answered:
 		e.answered(host, answer)
-		return e
+	default:
+		e.failed(host, err)
 	}
-	e.failed(host, err)
 	return e
 }
 
 // answered explains an answer of the registry.
 func (e *Error) answered(host string, answer *transport.Error) {
 	said := said(answer)
-	switch code := answer.StatusCode; {
-	case code == http.StatusUnauthorized:
+	switch code := answer.StatusCode; code {
+	case http.StatusUnauthorized:
 		e.Kind, e.Message = Auth, host+" wants other credentials, or there is no such repository (401"+said+")"
 		e.Hint = "mstage login " + host
-	case code == http.StatusForbidden:
+	case http.StatusForbidden:
 		e.Kind, e.Message = Auth, host+" refuses access with these credentials (403"+said+")"
 		e.Hint = "mstage login " + host + " as a user who may; check the repository's name"
-	case code == http.StatusNotFound:
+	case http.StatusNotFound:
 		e.Kind, e.Message = NotFound, host+" has no such image (404"+said+")"
-	case code == http.StatusTooManyRequests:
+	case http.StatusTooManyRequests:
 		e.Kind, e.Message = RateLimited, host+" limits the number of requests (429"+said+")"
 		e.Hint = "mstage login " + host + " may raise the limit; a mirror in registries.conf avoids it"
 	default:
@@ -109,8 +116,23 @@ func (e *Error) answered(host string, answer *transport.Error) {
 	}
 }
 
-// maxSaidBytes keeps what a registry says on a line.
-const maxSaidBytes = 200
+// maxSaid is how many characters of what a registry says are shown.
+const maxSaid = 200
+
+// oneLine makes text from outside fit for an error: without what moves a
+// terminal's cursor, and not too long.
+func oneLine(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s)
+	if utf8.RuneCountInString(s) <= maxSaid {
+		return s
+	}
+	return fmt.Sprintf("%.*s…", maxSaid, s)
+}
 
 // said is what the registry added, cut to a line.
 func said(answer *transport.Error) string {
@@ -121,49 +143,69 @@ func said(answer *transport.Error) string {
 	if m := answer.Errors[0].Message; m != "" {
 		text += ": " + m
 	}
-	return fmt.Sprintf(", %.*s", maxSaidBytes, text)
+	return ", " + oneLine(text)
+}
+
+// untrusted explains a certificate that is not good enough; it reports whether
+// err is about one.
+func (e *Error) untrusted(host string, err error) bool {
+	var (
+		unknown x509.UnknownAuthorityError
+		invalid x509.CertificateInvalidError
+		name    x509.HostnameError
+		verify  *tls.CertificateVerificationError
+		alert   tls.AlertError
+	)
+	e.Kind = TLS
+	switch {
+	case errors.As(err, &unknown):
+		e.Message = host + "'s certificate is signed by an unknown authority"
+		e.Hint = "put its CA into certs.d/" + host + "/ca.crt below ~/.config/containers or /etc/containers, or name it by --cert-dir or --ca-bundle"
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		e.Message = host + "'s certificate is expired or not valid yet: " + oneLine(invalid.Detail)
+		e.Hint = "check this host's clock, or renew the certificate"
+	case errors.As(err, &name):
+		e.Message = host + "'s certificate is for another name: " + oneLine(name.Error())
+		e.Hint = "use the name that the certificate has, or give the registry one for " + host
+	case errors.As(err, &invalid), errors.As(err, &verify):
+		e.Message = host + ": " + oneLine(err.Error())
+	case errors.As(err, &alert):
+		e.Message = host + " ended the TLS handshake: " + alert.Error()
+		e.Hint = "a registry that asks for a client certificate finds it as client.cert and client.key in certs.d/" + host + " or --cert-dir"
+	default:
+		return false
+	}
+	return true
 }
 
 // failed explains a request without an answer.
 func (e *Error) failed(host string, err error) {
 	var (
-		dns     *net.DNSError
-		unknown x509.UnknownAuthorityError
-		invalid x509.CertificateInvalidError
-		name    x509.HostnameError
-		verify  *tls.CertificateVerificationError
-		record  tls.RecordHeaderError
-		plain   *plainHTTPError
-		netErr  net.Error
+		dns    *net.DNSError
+		record tls.RecordHeaderError
+		plain  *plainHTTPError
+		netErr net.Error
 	)
 	switch {
-	case errors.As(err, &plain):
-		e.Kind, e.Message = TLS, host+" does not speak TLS"
-		e.Hint = insecureHint(host)
 	case errors.As(err, &dns):
 		e.Kind, e.Message = DNS, "no address for "+dns.Name+": "+dns.Err
 		e.Hint = "check the name and this host's resolver; an image that is in the store needs no registry"
-	case errors.As(err, &unknown):
-		e.Kind, e.Message = TLS, host+"'s certificate is signed by an unknown authority"
-		e.Hint = "put its CA into certs.d/" + host + "/ca.crt below ~/.config/containers or /etc/containers"
-	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		e.Kind, e.Message = TLS, host+"'s certificate is expired or not valid yet: "+invalid.Detail
-		e.Hint = "check this host's clock, or renew the certificate"
-	case errors.As(err, &name), errors.As(err, &invalid), errors.As(err, &verify):
-		e.Kind, e.Message = TLS, host+": "+err.Error()
-	case errors.As(err, &record):
-		e.Kind, e.Message = TLS, host+" does not speak TLS"
-		e.Hint = insecureHint(host)
-	case errors.Is(err, errStalled), errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &netErr) && netErr.Timeout():
-		e.Kind, e.Message = Timeout, host+" did not answer in time"
-		e.Hint = "check the network and HTTPS_PROXY; an image that is in the store needs no registry"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		e.Kind, e.Message = Network, host+" refuses connections"
 		e.Hint = "is the registry running, and the port right?"
-	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
+	case errors.Is(err, errStalled), errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &netErr) && netErr.Timeout():
+		e.Kind, e.Message = Timeout, host+" did not answer in time"
+		e.Hint = "check the network and HTTPS_PROXY; an image that is in the store needs no registry"
+	case errors.Is(err, http.ErrSchemeMismatch), errors.As(err, &record):
+		e.Kind, e.Message = TLS, host+" does not speak TLS"
+		e.Hint = insecureHint(host)
+	case errors.As(err, &plain):
+		e.Kind, e.Message = TLS, host+" wants "+oneLine(plain.host)+" to be asked without TLS"
+		e.Hint = insecureHint(host)
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
 		e.Kind, e.Message = Network, host+" ended the connection in the middle of an answer"
 	default:
-		e.Kind, e.Message = Network, host+": "+err.Error()
+		e.Kind, e.Message = Network, host+": "+oneLine(err.Error())
 	}
 }
 

@@ -4,15 +4,12 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"os"
-	"path/filepath"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	docker "go.podman.io/image/v5/docker/reference"
 	"go.podman.io/image/v5/pkg/docker/config"
-	"go.podman.io/image/v5/types"
 )
 
 // Credentials are a user and a password or token.
@@ -89,38 +86,4 @@ func (c *Client) LogoutAll() error {
 		return &Error{Kind: Config, Ref: "all registries", Message: fmt.Sprintf("forget the credentials: %v", err), Err: err}
 	}
 	return nil
-}
-
-// LoggedIn returns the user who is logged in to a registry, "" for nobody.
-func (c *Client) LoggedIn(host string) (user string, err error) {
-	for _, sys := range c.readable() {
-		creds, err := config.GetCredentials(sys, host)
-		if err != nil || creds.Username != "" {
-			return creds.Username, err
-		}
-	}
-	return "", nil
-}
-
-// readable says which files are read, in order.
-func (c *Client) readable() []*types.SystemContext {
-	if c.o.DockerConfig == "" || c.o.AuthFile != "" || c.o.Credentials != nil {
-		return []*types.SystemContext{c.sys}
-	}
-	var list []*types.SystemContext
-	if dir, err := os.UserConfigDir(); err == nil {
-		sys := *c.sys
-		sys.AuthFilePath = filepath.Join(dir, "containers", "auth.json")
-		list = append(list, &sys)
-	}
-	return append(list, c.writable())
-}
-
-// writable says which file is written.
-func (c *Client) writable() *types.SystemContext {
-	sys := *c.sys
-	if sys.AuthFilePath == "" {
-		sys.DockerCompatAuthFilePath = c.o.DockerConfig
-	}
-	return &sys
 }

@@ -30,8 +30,8 @@ const (
 const (
 	// maxConfigBytes bounds an image config; real ones have some KiB.
 	maxConfigBytes = 8 << 20
-	// maxIndexDepth is how many indexes may lead to a manifest.
-	maxIndexDepth = 3
+	// maxIndexDepth is how many indexes may lead to a manifest. One is usual.
+	maxIndexDepth = 2
 )
 
 // Descriptor is a blob of a repository.
@@ -49,15 +49,13 @@ type Image struct {
 	// "" without one.
 	Digest, IndexDigest string
 	MediaType           string
-	// Manifest and Config are the exact bytes, verified.
-	Manifest, Config []byte
-	endpoint         endpoint
+	// Manifest is the exact bytes, verified.
+	Manifest []byte
+	endpoint endpoint
 }
 
 // Resolve returns the image of a reference for a platform, "os/arch[/variant]".
-// Mirrors are asked first; the errors are those of the last place, and of the
-// first that is not about a missing image. Nothing but manifests and the config
-// is downloaded.
+// Mirrors are asked first; the error is that of the registry itself. Nothing but manifests is downloaded.
 func (c *Client) Resolve(ctx context.Context, ref reference.Reference, platform string) (*Image, error) {
 	endpoints, err := c.endpoints(ref)
 	if err != nil {
@@ -79,19 +77,21 @@ func (c *Client) Resolve(ctx context.Context, ref reference.Reference, platform 
 }
 
 // worst is the error to show of several places' errors: the last one, which is
-// the registry's own, unless that only says that the image is not there while a
-// mirror failed in another way.
+// the registry's own. What kept a mirror from answering stands behind it: it may
+// be the only place that has the image.
 func worst(errs []error) error {
 	last := errs[len(errs)-1]
-	if !IsNotFound(last) {
+	e, ok := errors.AsType[*Error](last)
+	if !ok {
 		return last
 	}
-	for _, err := range errs {
-		if !IsNotFound(err) {
-			return err
+	told := *e
+	for _, err := range errs[:len(errs)-1] {
+		if mirror, ok := errors.AsType[*Error](err); ok && mirror.Kind != NotFound {
+			told.Message += "; mirror: " + mirror.Message
 		}
 	}
-	return last
+	return &told
 }
 
 // resolveAt asks one place.
@@ -102,30 +102,24 @@ func (c *Client) resolveAt(ctx context.Context, e endpoint, ref reference.Refere
 	}
 	img := &Image{Ref: ref, endpoint: e}
 	wanted, digest := version(e.ref)
-	for range maxIndexDepth {
-		raw, mediaType, err := s.manifest(ctx, wanted, digest)
+	for range maxIndexDepth + 1 {
+		raw, mediaType, err := s.manifest(ctx, ref.String(), wanted, digest)
 		if err != nil {
 			return nil, err
 		}
 		if !isIndex(mediaType) {
 			img.Manifest, img.MediaType, img.Digest = raw, mediaType, digestOf(raw)
-			img.Config, err = s.config(ctx, raw)
-			return img, err
+			return img, nil
 		}
 		if img.IndexDigest == "" {
 			img.IndexDigest = digestOf(raw)
 		}
-		if digest, err = choose(raw, platform); err != nil {
-			return nil, notFor(ref, err)
+		if digest, err = choose(ref.String(), raw, platform); err != nil {
+			return nil, err
 		}
 		wanted = digest
 	}
 	return nil, &Error{Kind: Server, Ref: ref.String(), Message: fmt.Sprintf("indexes are nested more than %d deep", maxIndexDepth)}
-}
-
-// notFor says that an image has no variant for the platform.
-func notFor(ref reference.Reference, err error) error {
-	return &Error{Kind: NotFound, Ref: ref.String(), Message: err.Error()}
 }
 
 // version is the tag or digest of a reference; digest is "" for a tag.
@@ -141,7 +135,7 @@ func version(ref docker.Named) (wanted, digest string) {
 
 // manifest downloads a manifest or index. digest is "" for a tag: then there is
 // nothing to verify it against.
-func (s *session) manifest(ctx context.Context, wanted, digest string) (raw []byte, mediaType string, err error) {
+func (s *session) manifest(ctx context.Context, ref, wanted, digest string) (raw []byte, mediaType string, err error) {
 	header := http.Header{"Accept": {typeOCIManifest, typeOCIIndex, typeDockerManifest, typeDockerList}}
 	resp, err := s.get(ctx, "manifests/"+wanted, header, http.StatusOK)
 	if err != nil {
@@ -152,9 +146,9 @@ func (s *session) manifest(ctx context.Context, wanted, digest string) (raw []by
 		return nil, "", err
 	}
 	if digest != "" && digestOf(raw) != digest {
-		return nil, "", s.mismatch("manifest", digest, digestOf(raw))
+		return nil, "", mismatch(ref, "manifest", digest, digestOf(raw))
 	}
-	return checkManifest(s.repo.Name(), raw, strings.TrimSpace(mediaType))
+	return checkManifest(ref, raw, strings.TrimSpace(mediaType))
 }
 
 // checkManifest tells the type of a manifest: its own word counts, the header
@@ -179,12 +173,12 @@ func checkManifest(ref string, raw []byte, announced string) ([]byte, string, er
 		return fail("manifest of docker's schema 1, which is not supported: push the image again with a newer docker")
 	case m.Manifests != nil && m.Layers != nil:
 		return fail("manifest is an image and an index at once")
-	case m.MediaType != "" && known(announced) && m.MediaType != announced:
+	case known(m.MediaType) && known(announced) && m.MediaType != announced:
 		return fail("manifest calls itself %s and was sent as %s", m.MediaType, announced)
 	case isIndex(mediaType) && m.Manifests != nil, isImage(mediaType) && m.Layers != nil:
 		return raw, mediaType, nil
 	}
-	return fail("%q is not the type of an image", mediaType)
+	return fail("%.100q is not the type of an image", mediaType)
 }
 
 func isIndex(mediaType string) bool { return mediaType == typeOCIIndex || mediaType == typeDockerList }
@@ -195,38 +189,38 @@ func isImage(mediaType string) bool {
 
 func known(mediaType string) bool { return isIndex(mediaType) || isImage(mediaType) }
 
-// config downloads the config that a manifest names.
-func (s *session) config(ctx context.Context, manifest []byte) ([]byte, error) {
+// Config downloads the config that an image's manifest names, and verifies it.
+func (c *Client) Config(ctx context.Context, img *Image) ([]byte, error) {
 	var m struct {
 		Config Descriptor `json:"config"`
 	}
-	if err := json.Unmarshal(manifest, &m); err != nil {
-		return nil, err
-	}
-	if err := checkDigest(m.Config.Digest); err != nil {
-		return nil, &Error{Kind: Server, Ref: s.repo.Name(), Message: "config: " + err.Error()}
+	if err := json.Unmarshal(img.Manifest, &m); err != nil {
+		return nil, &Error{Kind: Server, Ref: img.Ref.String(), Message: "manifest: " + err.Error(), Err: err}
 	}
 	if m.Config.SizeBytes < 0 || m.Config.SizeBytes > maxConfigBytes {
-		return nil, &Error{Kind: Mismatch, Ref: s.repo.Name(), Message: fmt.Sprintf("image config of %d bytes, the limit is %d", m.Config.SizeBytes, maxConfigBytes)}
+		return nil, &Error{
+			Kind: Mismatch, Ref: img.Ref.String(),
+			Message: fmt.Sprintf("image config of %d bytes, the limit is %d", m.Config.SizeBytes, maxConfigBytes),
+		}
 	}
-	resp, err := s.get(ctx, "blobs/"+m.Config.Digest, nil, http.StatusOK)
+	blob, err := c.Blob(ctx, img, m.Config)
 	if err != nil {
 		return nil, err
 	}
-	defer resp.Body.Close()
-	raw, err := io.ReadAll(io.LimitReader(resp.Body, m.Config.SizeBytes+1))
+	defer blob.Close()
+	raw, err := io.ReadAll(blob) // not more than announced
 	if err != nil {
 		return nil, err
 	}
-	if digestOf(raw) != m.Config.Digest {
-		return nil, s.mismatch("image config", m.Config.Digest, digestOf(raw))
+	if got := digestOf(raw); got != m.Config.Digest {
+		return nil, mismatch(img.Ref.String(), "image config", m.Config.Digest, got)
 	}
 	return raw, nil
 }
 
-func (s *session) mismatch(what, want, got string) error {
+func mismatch(ref, what, want, got string) error {
 	return &Error{
-		Kind: Mismatch, Ref: s.repo.Name(), Message: fmt.Sprintf("%s is %s, want %s", what, got, want),
+		Kind: Mismatch, Ref: ref, Message: fmt.Sprintf("%s is %s, want %s", what, got, want),
 		Hint: "the registry or something between changed it",
 	}
 }
@@ -256,15 +250,18 @@ type indexEntry struct {
 	} `json:"platform"`
 }
 
+// maxListed is how many platforms an error lists.
+const maxListed = 20
+
 // choose returns the digest of an index's manifest for a platform: the same
 // variant first, then one without a variant, then the highest that this one
-// includes.
-func choose(index []byte, platform string) (string, error) {
+// includes. An index with a single manifest for nobody in particular is for all.
+func choose(ref string, index []byte, platform string) (string, error) {
 	var list struct {
 		Manifests []indexEntry `json:"manifests"`
 	}
 	if err := json.Unmarshal(index, &list); err != nil {
-		return "", err
+		return "", &Error{Kind: Server, Ref: ref, Message: "index: " + err.Error(), Err: err}
 	}
 	osName, arch, _ := strings.Cut(platform, "/")
 	arch, variant, _ := strings.Cut(arch, "/")
@@ -275,7 +272,7 @@ func choose(index []byte, platform string) (string, error) {
 		case m.Platform == nil:
 		case m.Platform.OS == osName && m.Platform.Architecture == arch && includes(arch, variant, m.Platform.Variant):
 			fitting = append(fitting, m)
-		case m.Platform.OS != "unknown":
+		case m.Platform.OS != "unknown": // those are attestations
 			others = append(others, strings.TrimSuffix(m.Platform.OS+"/"+m.Platform.Architecture+"/"+m.Platform.Variant, "/"))
 		}
 	}
@@ -283,10 +280,22 @@ func choose(index []byte, platform string) (string, error) {
 		fitting = list.Manifests
 	}
 	if len(fitting) == 0 {
-		return "", fmt.Errorf("no image for %s; there are: %s", platform, cmp.Or(strings.Join(others, ", "), "none"))
+		return "", &Error{Kind: NotFound, Ref: ref, Message: "no image for " + platform + "; there are: " + listed(others)}
 	}
 	best := slices.MaxFunc(fitting, func(a, b indexEntry) int { return cmp.Compare(rank(variant, a), rank(variant, b)) })
-	return best.Digest, errors.Join(checkDigest(best.Digest))
+	if err := checkDigest(best.Digest); err != nil {
+		return "", &Error{Kind: Server, Ref: ref, Message: "index: " + err.Error(), Err: err}
+	}
+	return best.Digest, nil
+}
+
+// listed joins names that a registry made up.
+func listed(names []string) string {
+	more := ""
+	if len(names) > maxListed {
+		names, more = names[:maxListed], ", …"
+	}
+	return cmp.Or(oneLine(strings.Join(names, ", ")), "none") + more
 }
 
 // includes reports whether a processor of this variant runs images of another.

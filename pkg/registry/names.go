@@ -69,6 +69,9 @@ type endpoint struct {
 	// ref is the image's name there, after rewriting.
 	ref      docker.Named
 	insecure bool
+	// mirror says that the host is not the one of the reference: credentials
+	// that were given for this one are not for it.
+	mirror bool
 }
 
 // host is who is asked.
@@ -91,9 +94,14 @@ func (c *Client) endpoints(ref reference.Reference) ([]endpoint, error) {
 	if err != nil {
 		return nil, confError(ref.String(), err)
 	}
+	// The last one is the registry itself, at its location.
+	primary := docker.Domain(sources[len(sources)-1].Reference)
 	var list []endpoint
 	for _, s := range sources {
-		list = append(list, endpoint{ref: s.Reference, insecure: s.Endpoint.Insecure || c.o.Insecure})
+		list = append(list, endpoint{
+			ref: s.Reference, insecure: s.Endpoint.Insecure || c.o.Insecure,
+			mirror: docker.Domain(s.Reference) != primary,
+		})
 	}
 	return list, nil
 }

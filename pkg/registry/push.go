@@ -54,7 +54,7 @@ func (c *Client) push(ctx context.Context, e endpoint, img v1.Image, o PushOptio
 		return err
 	}
 	version, _ := version(e.ref)
-	auth, err := c.authenticator(e.ref)
+	auth, err := c.authenticator(e)
 	if err != nil {
 		return err
 	}

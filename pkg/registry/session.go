@@ -5,22 +5,17 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"sync"
 
-	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
-	docker "go.podman.io/image/v5/docker/reference"
-	"go.podman.io/image/v5/pkg/docker/config"
-	"go.podman.io/image/v5/types"
 )
 
 // session is an authenticated way into one repository.
 type session struct {
 	repo name.Repository
-
-	mu   sync.Mutex
-	http *http.Client // guarded by mu; nil until connected
+	// turn holds one token: who has it may connect, and look at http.
+	turn chan struct{}
+	http *http.Client // nil until connected
 }
 
 // session returns the way into an endpoint's repository. Only one of several
@@ -33,16 +28,20 @@ func (c *Client) session(ctx context.Context, e endpoint) (*session, error) {
 	c.mu.Lock()
 	s, ok := c.repos[repo.Name()]
 	if !ok {
-		s = &session{repo: repo}
+		s = &session{repo: repo, turn: make(chan struct{}, 1)}
 		c.repos[repo.Name()] = s
 	}
 	c.mu.Unlock()
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 	if s.http != nil {
 		return s, nil
 	}
-	auth, err := c.authenticator(e.ref)
+	auth, err := c.authenticator(e)
 	if err != nil {
 		return nil, err
 	}
@@ -74,30 +73,6 @@ func (c *Client) roundTripper(e endpoint) http.RoundTripper {
 		host = repo.RegistryStr()
 	}
 	return transport.NewUserAgent(retrying(&guard{client: c, host: host, insecure: e.insecure}), agent)
-}
-
-// authenticator returns the credentials for a repository; nobody's when there
-// are none.
-func (c *Client) authenticator(ref docker.Named) (authn.Authenticator, error) {
-	var creds types.DockerAuthConfig
-	var err error
-	for _, sys := range c.readable() {
-		if creds, err = config.GetCredentialsForRef(sys, ref); err != nil || creds != (types.DockerAuthConfig{}) {
-			break
-		}
-	}
-	if err != nil {
-		return nil, &Error{
-			Kind: Auth, Ref: ref.String(), Message: "read credentials: " + err.Error(), Err: err,
-			Hint: "check docker's config.json and containers' auth.json, and the credential helper that they name",
-		}
-	}
-	if creds == (types.DockerAuthConfig{}) {
-		return authn.Anonymous, nil
-	}
-	return authn.FromConfig(authn.AuthConfig{
-		Username: creds.Username, Password: creds.Password, IdentityToken: creds.IdentityToken,
-	}), nil
 }
 
 // get asks for a path below the repository, over plain HTTP when that is what

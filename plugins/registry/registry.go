@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -37,7 +38,8 @@ type Source struct {
 var _ pluginapi.Source = (*Source)(nil)
 
 // New returns the source. An image that the store has under one of the names
-// that a word may stand for is answered without a request, unless ask is set.
+// that a word may stand for is answered without a request, unless ask is set and
+// the name has no digest.
 func New(client *registry.Client, images storage.Images, ask bool) *Source {
 	return &Source{client: client, images: images, ask: ask, resolved: map[string]*registry.Image{}}
 }
@@ -61,14 +63,14 @@ func (s *Source) Resolve(ctx context.Context, r pluginapi.Request) (pluginapi.Re
 	if err != nil {
 		return pluginapi.Resolved{}, Refusal(err)
 	}
-	if !s.ask {
-		for _, name := range names {
+	for _, name := range names {
+		if !s.ask || name.Digest != "" { // what a digest names never changes
 			if img, ok, err := s.local(ctx, name); err != nil || ok {
 				return answer(name, img), err
 			}
 		}
 	}
-	var failed error
+	var errs []error
 	for _, name := range names {
 		found, err := s.resolve(ctx, name, r.Platform)
 		if err == nil {
@@ -77,20 +79,29 @@ func (s *Source) Resolve(ctx context.Context, r pluginapi.Request) (pluginapi.Re
 		if ctx.Err() != nil {
 			return pluginapi.Resolved{}, context.Cause(ctx)
 		}
-		if failed == nil || registry.IsNotFound(failed) {
-			failed = err
+		errs = append(errs, err)
+	}
+	return pluginapi.Resolved{}, unresolved(errs)
+}
+
+// unresolved is the error for a word whose names all failed: not found when none
+// of them is there, else the first other reason.
+func unresolved(errs []error) error {
+	var texts []string
+	for _, err := range errs {
+		if !registry.IsNotFound(err) {
+			return Refusal(err)
 		}
+		texts = append(texts, err.Error())
 	}
-	if registry.IsNotFound(failed) {
-		return pluginapi.Resolved{}, notFoundError{failed}
-	}
-	return pluginapi.Resolved{}, Refusal(failed)
+	return &notFoundError{text: strings.Join(texts, "; ")}
 }
 
 // notFoundError says where the image is not.
-type notFoundError struct{ error }
+type notFoundError struct{ text string }
 
-func (notFoundError) Is(target error) bool { return target == pluginapi.ErrNotFound }
+func (e *notFoundError) Error() string      { return e.text }
+func (*notFoundError) Is(target error) bool { return target == pluginapi.ErrNotFound }
 
 // local returns the store's image with a name.
 func (s *Source) local(ctx context.Context, name reference.Reference) (storage.Image, bool, error) {
@@ -119,13 +130,17 @@ func (s *Source) resolve(ctx context.Context, name reference.Reference, platform
 	if ok && img.Sealed != nil && img.Sealed.Manifest != nil && string(img.Sealed.Manifest.Digest()) == found.Digest {
 		return answer(name, img), nil
 	}
+	config, err := s.client.Config(ctx, found)
+	if err != nil {
+		return pluginapi.Resolved{}, err
+	}
 	s.mu.Lock()
 	s.resolved[key(found.Digest, name.StoreName())] = found
 	s.mu.Unlock()
 	return pluginapi.Resolved{
 		Source: Name, Reference: name.StoreName(),
 		Content: &pluginapi.Content{
-			Digest: found.Digest, Config: found.Config, Manifest: found.Manifest, MediaType: found.MediaType,
+			Digest: found.Digest, Config: config, Manifest: found.Manifest, MediaType: found.MediaType,
 		},
 	}, nil
 }
