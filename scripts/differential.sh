@@ -9,31 +9,6 @@
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 
-# build_buildkit builds bin/tools/buildkitd and buildctl at the version whose
-# parser mstage has. In a module of their own: their go.mod excludes versions, which
-# "go install" refuses, and tools/go.mod would mix their dependencies with the linter's.
-build_buildkit() {
-	local version stamp dir package=github.com/moby/buildkit/cmd
-	version=$(go list -m -f '{{.Version}}' github.com/moby/buildkit)
-	stamp=$ROOT/bin/tools/buildkit.$version
-	if [ -x "$ROOT/bin/tools/buildkitd" ] && [ -x "$ROOT/bin/tools/buildctl" ] && [ -e "$stamp" ]; then
-		return
-	fi
-	say "build BuildKit $version"
-	mkdir -p "$ROOT/bin/tools"
-	rm -f "$ROOT"/bin/tools/buildkit.*
-	dir=$(mktemp -d "$ROOT/bin/tools/.buildkit.XXXXXX")
-	(
-		trap 'rm -rf "$dir"' EXIT
-		cd "$dir"
-		export CGO_ENABLED=0 GOFLAGS=""
-		go mod init buildkit
-		go get -tool "$package/buildkitd@$version" "$package/buildctl@$version"
-		go build -trimpath -buildvcs=false -o "$ROOT/bin/tools/" "$package/buildkitd" "$package/buildctl"
-	) >&2
-	touch "$stamp"
-}
-
 # start_buildkitd sets daemon and waits until it answers. It gets nothing of the
 # environment: it hands proxies to what it runs.
 start_buildkitd() {
@@ -65,7 +40,7 @@ done
 need_go
 cd "$ROOT"
 [ -x bin/mstage ] || scripts/build.sh
-build_buildkit
+"$ROOT/scripts/buildkit.sh"
 
 need_test_user
 make_home_dir
