@@ -88,8 +88,10 @@ func (c *cli) load(ctx context.Context, f loadFlags) (err error) {
 	}
 	loaded, err := eng.Load(ctx, req)
 	if err != nil {
+		out.failed(err)
 		return err
 	}
+	out.finish(&engine.BuildResult{})
 	return c.printLoaded(loaded)
 }
 
