@@ -49,7 +49,7 @@ func serve() error {
 		return err
 	}
 	defer conn.Close()
-	return engine.Serve(conn, openBackend)
+	return engine.Serve(conn, rootless.WorkerFile(0), openBackend)
 }
 
 // openBackend opens the store and what runs commands.

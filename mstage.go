@@ -13,10 +13,16 @@ import (
 	"runtime"
 
 	"github.com/mstage/mstage/engine"
+	"github.com/mstage/mstage/engine/image"
 	"github.com/mstage/mstage/engine/worker"
 	"github.com/mstage/mstage/pkg/pluginapi"
+	"github.com/mstage/mstage/pkg/reference"
+	"github.com/mstage/mstage/pkg/registry"
 	"github.com/mstage/mstage/plugins"
+	registrysource "github.com/mstage/mstage/plugins/registry"
 	"github.com/mstage/mstage/sandbox/rootless"
+	"github.com/mstage/mstage/storage"
+	"github.com/mstage/mstage/storage/blobs"
 	"github.com/mstage/mstage/storage/index"
 	"github.com/mstage/mstage/storage/layout"
 )
@@ -26,14 +32,31 @@ type Options struct {
 	// Root is the store's directory. It is made by the first build or import.
 	Root string
 	// Sources answer for FROM and --from words. Nil: the built-in ones in their
-	// documented order.
+	// documented order, registries as Pull says.
 	Sources []pluginapi.Source
+	// Registry says how registries are reached.
+	Registry registry.Options
+	// Pull says when registries are asked.
+	Pull PullPolicy
 	// Stdin, Stdout and Stderr are what commands of Run and outputs to "-" use.
 	// Nil: the process's own.
 	Stdin, Stdout, Stderr *os.File
 	// Version stands in what the engine writes. Zero: "dev".
 	Version string
 }
+
+// PullPolicy says when registries are asked about an image's name.
+type PullPolicy int
+
+// The policies.
+const (
+	// PullMissing asks for what the store has not.
+	PullMissing PullPolicy = iota
+	// PullAlways asks about every name, and downloads what is new.
+	PullAlways
+	// PullNever asks nobody.
+	PullNever
+)
 
 // New returns an engine on a store. A store that can't be used is a
 // *layout.Error; one that does not exist yet is empty.
@@ -53,13 +76,43 @@ func New(o Options) (*engine.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	store, err := blobs.Open(l.Blobs())
+	if err != nil {
+		return nil, err
+	}
+	client := registry.New(o.Registry)
 	if o.Sources == nil {
-		o.Sources = plugins.Order(ix, plugins.Others{})
+		o.Sources = plugins.Order(ix, others(client, ix, o.Pull))
 	}
 	return engine.New(engine.Options{
-		Root: root, Index: ix, Sources: o.Sources, Version: o.Version, Platform: Platform(),
+		Root: root, Index: ix, Sources: o.Sources, Blobs: store, Remote: remote{client}, Version: o.Version, Platform: Platform(),
 		Launcher: launcher{root: root, stdin: orStd(o.Stdin, os.Stdin), stdout: orStd(o.Stdout, os.Stdout), stderr: orStd(o.Stderr, os.Stderr)},
 	}), nil
+}
+
+// others are the sources outside this host.
+func others(client *registry.Client, images storage.Images, pull PullPolicy) plugins.Others {
+	if pull == PullNever {
+		return plugins.Others{}
+	}
+	always := pull == PullAlways
+	return plugins.Others{Remote: []pluginapi.Source{registrysource.New(client, images, always)}, Fresh: always}
+}
+
+// remote pushes over the registry client.
+type remote struct{ client *registry.Client }
+
+// Push implements engine.Remote.
+func (r remote) Push(ctx context.Context, name string, img *image.OCI, homes map[string][]string, tell func(digest string, sent, total int64)) (storage.Digest, error) {
+	ref, err := reference.Parse(name)
+	if err != nil {
+		return "", err
+	}
+	digest, err := r.client.Push(ctx, ref, img, registry.PushOptions{Progress: tell, Homes: homes})
+	if err != nil {
+		return "", registrysource.Refusal(err)
+	}
+	return storage.ParseDigest(digest)
 }
 
 func orStd(f, std *os.File) *os.File {
@@ -89,7 +142,7 @@ func (l launcher) Launch(o worker.LaunchOptions) (worker.Process, error) {
 	}
 	w, err := rootless.Start(context.Background(), rootless.Options{
 		Args: []string{workerRole, state}, StateDir: state, SameGroup: o.Terminal,
-		Stdin: l.stdin, Stdout: l.stdout, Stderr: l.stderr,
+		Stdin: l.stdin, Stdout: l.stdout, Stderr: l.stderr, ExtraFiles: []*os.File{o.Streams},
 	})
 	if err != nil {
 		return nil, err

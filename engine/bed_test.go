@@ -108,8 +108,12 @@ func (p process) Kill() error    { return p.Close() }
 func (p process) Wait() error    { <-p.over; return nil }
 
 // Launch implements worker.Launcher.
-func (b *bed) Launch(worker.LaunchOptions) (worker.Process, error) {
+func (b *bed) Launch(o worker.LaunchOptions) (worker.Process, error) {
 	b.launched++
+	streams, err := unix.FcntlInt(o.Streams.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
@@ -119,7 +123,7 @@ func (b *bed) Launch(worker.LaunchOptions) (worker.Process, error) {
 	go func() {
 		defer close(p.over)
 		defer server.Close()
-		err := Serve(server, func(context.Context, string) (*Backend, error) { return b.backend, nil })
+		err := Serve(server, os.NewFile(uintptr(streams), "streams"), func(context.Context, string) (*Backend, error) { return b.backend, nil })
 		if err != nil && !errors.Is(err, io.EOF) {
 			b.t.Error(err)
 		}

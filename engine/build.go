@@ -89,7 +89,6 @@ func (e *Engine) plan(ctx context.Context, f *dockerfile.File, r Request, strict
 	}
 	bound, err := resolve.Bind(ctx, g, resolve.Options{
 		Sources: e.o.Sources, Platform: e.o.Platform, ConfigOf: e.configOf, AllowUnknown: !strict,
-		Hint: "registry access is not supported yet; import the image first",
 	})
 	if err != nil {
 		return nil, nil, err

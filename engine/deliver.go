@@ -29,6 +29,9 @@ func (n *numberedSink) Send(e progress.Event) {
 	n.Sink.Send(e)
 }
 
+// teller tells about transfers of the step that was started last.
+func (n *numberedSink) teller() *teller { return newTeller(n.Send, int(n.last.Load())) }
+
 // step tells about do as a step of its own; the lines that it returns are the
 // step's output.
 func (n *numberedSink) step(ctx context.Context, name string, do func() ([]string, error)) error {
@@ -55,6 +58,9 @@ var exportTitles = map[string]string{
 	"docker": "exporting to docker image format",
 	"local":  "exporting to client directory",
 	"tar":    "exporting to client tarball",
+
+	"registry": "pushing to registry",
+	"daemon":   "loading into daemon",
 }
 
 // imageTitle names the output to the store.
@@ -71,8 +77,11 @@ func keptLines(img storage.Image, names []string) []string {
 
 // deliver writes the outputs and keeps the image in the store, when asked to.
 func (b *Backend) deliver(ctx context.Context, j *worker.Build, res *worker.Result, sink *numberedSink) error {
-	for _, o := range j.Outputs {
+	for i, o := range j.Outputs {
 		err := sink.step(ctx, exportTitles[o.Type], func() ([]string, error) {
+			if o.Sent() {
+				return b.send(ctx, res, i, sink.teller(), worker.Export{Type: o.Type, Dest: strings.Join(j.Names, ",")})
+			}
 			return nil, b.export(ctx, j, res, o, sink)
 		})
 		if err != nil {

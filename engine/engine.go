@@ -36,6 +36,10 @@ type Options struct {
 	// Sources answer for FROM and --from words, in this order.
 	Sources  []pluginapi.Source
 	Launcher worker.Launcher
+	// Blobs are the store's, for what is sent away.
+	Blobs storage.Blobs
+	// Remote sends images to registries.
+	Remote Remote
 	// Platform is what is built for: "linux/amd64".
 	Platform string
 	// Version stands in images and metadata.
@@ -50,6 +54,9 @@ type Engine struct {
 // New returns an Engine.
 func New(o Options) *Engine { return &Engine{o: o} }
 
+// Sources are what words are looked up in, in order.
+func (e *Engine) Sources() []pluginapi.Source { return e.o.Sources }
+
 // Images are the store's images.
 func (e *Engine) Images() storage.Images { return e.o.Index }
 
@@ -62,7 +69,8 @@ func (e *Engine) call(ctx context.Context, job worker.Job, sink progress.Sink, r
 		sink = discard
 	}
 	job.Root = e.o.Root
-	res, err := worker.Call(e.o.Launcher, job, sink, ctx.Done(), resize)
+	h := &helper{engine: e, sink: sink, job: job}
+	res, err := worker.Call(ctx, e.o.Launcher, job, worker.Caller{Sink: sink, Resize: resize, Help: h.help})
 	if ctx.Err() != nil && err != nil {
 		return nil, context.Cause(ctx)
 	}

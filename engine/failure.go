@@ -5,13 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"syscall"
 
 	"github.com/mstage/mstage/engine/archive"
+	"github.com/mstage/mstage/engine/buildcontext"
 	"github.com/mstage/mstage/engine/copy"
 	"github.com/mstage/mstage/engine/dockerfile"
 	"github.com/mstage/mstage/engine/executor"
+	"github.com/mstage/mstage/engine/export"
+	"github.com/mstage/mstage/engine/fetch"
 	"github.com/mstage/mstage/engine/worker"
 	"github.com/mstage/mstage/pkg/pluginapi"
 	"github.com/mstage/mstage/sandbox"
@@ -41,10 +45,19 @@ func (e *Interrupted) Error() string { return "canceled: " + e.Signal.String() }
 
 // Describe turns an error into what the user gets to see and the exit code.
 func Describe(err error) *worker.Failure {
+	img, isImage := errors.AsType[*executor.ImageError](err)
 	if failure, ok := errors.AsType[*worker.Failure](err); ok {
-		return failure
+		if !isImage || failure.Pos != nil {
+			return failure
+		}
+		f := *failure
+		f.Message, f.Vertex, f.Pos = err.Error(), img.Vertex, &img.Pos
+		return &f
 	}
 	f := &worker.Failure{Message: err.Error(), Code: exitCode(err), Hint: hint(err)}
+	if isImage {
+		f.Vertex, f.Pos = img.Vertex, &img.Pos
+	}
 	if step, ok := errors.AsType[*executor.StepError](err); ok {
 		f.Vertex, f.Pos = step.Vertex, &step.Step.Pos
 	}
@@ -60,7 +73,10 @@ func exitCode(err error) int {
 		text        *dockerfile.Error
 		interrupted *Interrupted
 		fault       *executor.FaultError
+		mismatch    *fetch.MismatchError
+		daemon      *export.DaemonError
 		bad         *archive.Error
+		ignore      *buildcontext.IgnoreError
 	)
 	switch {
 	case errors.As(err, &interrupted):
@@ -73,8 +89,14 @@ func exitCode(err error) int {
 		return ExitDiskFull
 	case ranAndFailed(err):
 		return ExitRun
-	case errors.As(err, &fault), errors.As(err, &bad), errors.Is(err, storage.ErrInUse):
+	case errors.As(err, &fault), errors.As(err, &bad), errors.As(err, &ignore), errors.Is(err, storage.ErrInUse):
 		return ExitUsage
+	case errors.Is(err, pluginapi.ErrAuth):
+		return ExitAuth
+	case errors.As(err, &daemon):
+		return daemonCode(daemon)
+	case errors.Is(err, pluginapi.ErrNetwork), errors.As(err, &mismatch):
+		return ExitNetwork
 	case errors.Is(err, storage.ErrNotFound), errors.Is(err, pluginapi.ErrNotFound):
 		return ExitNotFound
 	case errors.As(err, &text):
@@ -84,6 +106,14 @@ func exitCode(err error) int {
 	default:
 		return ExitInternal
 	}
+}
+
+// daemonCode tells a daemon that is not there from one that refuses.
+func daemonCode(e *export.DaemonError) int {
+	if e.Unreachable {
+		return ExitHost
+	}
+	return ExitNetwork
 }
 
 // textCode tells a source that is not there from a Dockerfile that is wrong.
@@ -113,12 +143,21 @@ func hostCause(err error) bool {
 // hint returns what the user can do about it, "" when nothing is known.
 func hint(err error) string {
 	var (
-		owner  *copy.OwnerError
-		hinted interface{ HostHint() string }
-		fault  *executor.FaultError
-		bad    *archive.Error
+		owner    *copy.OwnerError
+		hinted   interface{ HostHint() string }
+		fault    *executor.FaultError
+		refusal  *pluginapi.Error
+		mismatch *fetch.MismatchError
+		daemon   *export.DaemonError
+		bad      *archive.Error
 	)
 	switch {
+	case errors.As(err, &daemon):
+		return daemon.Hint
+	case errors.As(err, &refusal):
+		return refusal.Hint
+	case errors.As(err, &mismatch):
+		return "the registry's copy is damaged, or something between changed it"
 	case errors.As(err, &fault):
 		return fault.Hint
 	case errors.As(err, &bad):
@@ -141,7 +180,7 @@ func placed(f *dockerfile.File, err error) error {
 		return err
 	}
 	d := Describe(err)
-	if d.Pos == nil || d.Code != ExitUsage || d.Rendered != "" {
+	if d.Pos == nil || d.Rendered != "" || !slices.Contains([]int{ExitUsage, ExitNetwork, ExitAuth}, d.Code) {
 		return err
 	}
 	prefix := fmt.Sprintf("%s:%d: ", d.Pos.File, d.Pos.Line)

@@ -45,6 +45,8 @@ type Backend struct {
 	// Usage measures what the store takes on the disk.
 	Usage func(ctx context.Context) (storage.Usage, error)
 	Close func() error
+	// ask asks the CLI's process; Serve sets it.
+	ask func(ctx context.Context, a worker.Ask, take func(h worker.StreamHeader, f *os.File)) (worker.Answer, error)
 }
 
 // stores are the parts that exports read.
@@ -52,11 +54,14 @@ func (b *Backend) stores() image.Stores {
 	return image.Stores{Layers: b.Layers, Mounter: b.Mounter, Seals: b.Seals, Blobs: b.Blobs, Images: b.Images, TempDir: b.TempDir}
 }
 
-// Serve does one job in the worker process and answers over conn. open is
-// called when the job is known. The answer is always sent; the error is about
-// the conversation alone.
-func Serve(conn *os.File, open func(ctx context.Context, root string) (*Backend, error)) error {
-	server := worker.NewServer(conn)
+// Serve does one job in the worker process and answers over conn; open files
+// come over streams, which it closes. open is called when the job is known. The
+// answer is always sent; the error is about the conversation alone.
+func Serve(conn, streams *os.File, open func(ctx context.Context, root string) (*Backend, error)) error {
+	server, err := worker.NewServer(conn, streams)
+	if err != nil {
+		return err
+	}
 	job, err := server.Job()
 	if err != nil {
 		return err
@@ -101,7 +106,7 @@ func replace(resize chan [2]uint16, size [2]uint16) {
 }
 
 // perform opens the store and does the job.
-func perform(ctx context.Context, job worker.Job, open func(ctx context.Context, root string) (*Backend, error), sink progress.Sink, resize <-chan [2]uint16) (res *worker.Result, err error) {
+func perform(ctx context.Context, job worker.Job, open func(ctx context.Context, root string) (*Backend, error), sink *worker.Server, resize <-chan [2]uint16) (res *worker.Result, err error) {
 	if job.Unshare != nil {
 		return unshare(ctx, job.Unshare)
 	}
@@ -110,6 +115,7 @@ func perform(ctx context.Context, job worker.Job, open func(ctx context.Context,
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, b.Close()) }()
+	b.ask = sink.Ask
 	switch {
 	case job.Build != nil:
 		return b.build(ctx, job.Build, sink)
@@ -117,6 +123,10 @@ func perform(ctx context.Context, job worker.Job, open func(ctx context.Context,
 		return b.run(ctx, job.Run, resize)
 	case job.Import != nil:
 		return b.importImage(ctx, job.Import)
+	case job.Pull != nil:
+		return b.pull(ctx, job.Pull, sink)
+	case job.Push != nil:
+		return b.push(ctx, job.Push, sink)
 	case job.Load != nil:
 		return b.load(ctx, job.Load, sink)
 	case job.Save != nil:
@@ -179,7 +189,7 @@ func (b *Backend) hinted(err error) error {
 func (b *Backend) machine(hosts []sandbox.HostEntry) *executor.Machine {
 	return &executor.Machine{
 		Layers: b.Layers, Mounter: b.Mounter, Lease: b.Lease, Runner: b.Runner, Caches: b.Caches,
-		TempDir: b.TempDir, Hosts: hosts, Slots: make(chan struct{}, 1),
+		TempDir: b.TempDir, Hosts: hosts, Slots: make(chan struct{}, 1), Fetch: b.fetchImage,
 	}
 }
 

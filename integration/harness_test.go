@@ -142,6 +142,8 @@ type testStore struct {
 	root, dir string
 	// env is added to the environment of commands.
 	env []string
+	// home is the user's home directory in that environment, "" for the caller's.
+	home string
 }
 
 // newTestStore returns an empty store below the test's temporary directory. When

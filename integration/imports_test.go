@@ -25,8 +25,9 @@ type row []string
 // serves all directories below it. The more precise row wins. Tests, and packages
 // for tests (their names end with "test"), may look around.
 var table = map[string]row{
-	"cmd/mstage": {"*", "."},
-	".":          {"*"},
+	"cmd/mstage":                      {"*", "."},
+	"cmd/mstage/internal/ttyprogress": {"engine/progress"},
+	".":                               {"*"},
 
 	"engine":              {"engine/*", "sandbox", "storage", "storage/tree", "pkg/pluginapi", "pkg/reference"},
 	"engine/archive":      {"engine/fetch", "engine/imageconfig", "pkg/reference", "storage", "storage/layertar"},
@@ -43,7 +44,7 @@ var table = map[string]row{
 	"engine/progress":     {"engine/dockerfile"},
 	"engine/resolve":      {"engine/dockerfile", "engine/stage", "engine/imageconfig", "pkg/pluginapi"},
 	"engine/stage":        {"engine/dockerfile"},
-	"engine/worker":       {"engine/*", "storage"},
+	"engine/worker":       {"engine/*", "pkg/pluginapi", "storage"},
 	"integration":         {"*"},
 	"pkg/pluginapi":       {},
 	"pkg/pluginapi/*":     {"pkg/pluginapi", "pkg/pluginapi/wire"},
@@ -102,6 +103,7 @@ var owners = map[string][]string{
 	"github.com/spf13":                           {"cmd/mstage"},
 	"github.com/sirupsen/logrus":                 {"cmd/mstage", "sandbox/runc", "plugins", "storage/overlay"},
 	"github.com/distribution/reference":          {"pkg/reference", "pkg/registry"},
+	"golang.org/x/text":                          {"cmd/mstage/internal/ttyprogress"},
 	"golang.org/x/crypto/x509roots/fallback":     {"cmd/mstage", "pkg/registry"},
 	"github.com/rogpeppe/go-internal/testscript": {"integration"},
 }

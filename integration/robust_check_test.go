@@ -138,8 +138,8 @@ var (
 		`empty(/[01])?`, `locks(/(collect|stage|sync))?`,
 		`cache/[0-9a-f]{64}(/.*|\.lock|\.make\.lock)?`,
 		`containers(/(storage|userns)\.lock)?`,
-		`containers/overlay(/(l|staging|\.has-mount-program))?`,
-		`containers/overlay-layers(/(layers\.lock|layers\.json|volatile-layers\.json))?`,
+		`containers/overlay(/(l|staging|tempdirs|\.has-mount-program))?`,
+		`containers/overlay-layers(/(tmp|layers\.lock|layers\.json|volatile-layers\.json))?`,
 		`containers/overlay-images(/(images\.lock|images\.json))?`,
 		`containers/overlay-containers(/(containers\.lock|containers\.json|volatile-containers\.json))?`,
 	}, "|") + `)$`)

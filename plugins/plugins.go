@@ -22,6 +22,9 @@ type Others struct {
 	Declared []pluginapi.Source
 	// Remote are asked last: registries.
 	Remote []pluginapi.Source
+	// Fresh leaves the names of local images to Remote: what is in the store may
+	// be old.
+	Fresh bool
 }
 
 // Order returns all sources in the order in which they are asked; the first
@@ -41,16 +44,17 @@ type Others struct {
 //
 // Leaving one out disables that look-up and nothing else.
 func Order(images storage.Images, o Others) []pluginapi.Source {
+	var names []pluginapi.Source
+	if !o.Fresh {
+		names = []pluginapi.Source{localtag.New(images)}
+	}
 	return slices.Concat(
 		o.Contexts,
 		[]pluginapi.Source{stagename.New(), stageindex.ForCopy()},
 		o.Declared,
-		[]pluginapi.Source{
-			imageid.Full(images),
-			localtag.New(images),
-			stageindex.ForFrom(),
-			imageid.Prefix(images),
-		},
+		[]pluginapi.Source{imageid.Full(images)},
+		names,
+		[]pluginapi.Source{stageindex.ForFrom(), imageid.Prefix(images)},
 		o.Remote,
 	)
 }

@@ -1,26 +1,18 @@
 #!/usr/bin/env bash
-# demo-nasa.sh: makes a Debian base from packages, imports it, builds and runs
-# examples/nasa on it and says what each stage weighs, all as a user without
-# privileges. Root gives way to the user mstage-test. Debian's packages and the
-# npm registry have to be in reach; NASA needs not.
+# demo-nasa.sh: pulls a Debian base, or where no registry answers makes one from
+# packages and imports it, builds and runs examples/nasa on it and says what each
+# stage weighs, all as a user without privileges. Root gives way to the user
+# mstage-test. Debian's packages and the npm registry have to be in reach; NASA
+# needs not.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 
-# host_sources prints this host's sources of Debian 12, so that a mirror that it
-# is set to serves the base too; nothing where it has none. Plain http ones only:
-# the base has no certificates, and packages are signed.
-host_sources() {
-	command -v apt-get >/dev/null || return 0
-	# shellcheck disable=SC2016 # apt-get expands
-	apt-get indextargets --format '$(LABEL) $(CODENAME) deb $(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
-		awk '$1 ~ /^Debian/ && $2 ~ /^bookworm/ && $4 ~ /^http:/ && $6 == "main" { print $3, $4, $5, $6 }'
-}
-
 # make_base FILE writes the tar of a small Debian 12. It grows in /var/tmp: the
-# IDs that the caller may use don't get into a private home directory.
+# IDs that the caller may use don't get into a private home directory. Its sources
+# are plain http ones only: it has no certificates, and packages are signed.
 make_base() {
 	local sources=()
-	host_sources >sources
+	host_sources http >sources
 	! grep -q ' bookworm main$' sources || sources=(-)
 	TMPDIR=/var/tmp mmdebstrap --quiet --mode=unshare --variant=minbase bookworm "$1" "${sources[@]}" <sources
 }
@@ -99,10 +91,12 @@ demo() {
 	cd "$1"
 	export MSTAGE_ROOT=$1/store PATH=$1:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 	trap 'mstage prune -a -f >/dev/null' EXIT
-	say "as $(id -un): mmdebstrap makes a Debian 12 base from packages"
-	make_base debian.tar
-	say "mstage import debian.tar debian:12"
-	mstage import debian.tar debian:12
+	if ! pull_answered debian:12 --ca-bundle ca.pem; then
+		say "mmdebstrap makes a Debian 12 base from packages"
+		make_base debian.tar
+		say "mstage import debian.tar debian:12"
+		mstage import debian.tar debian:12
+	fi
 	say "mstage build -t nasa --ca-bundle ca.pem examples/nasa"
 	build -t nasa nasa
 	say "mstage run nasa"
@@ -125,15 +119,10 @@ if [ "${1:-}" = --inside ]; then
 	exit
 fi
 
-# proxies lists the proxy variables of the caller for its stand-in.
-proxies=()
-for name in http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY; do
-	[ -z "${!name:-}" ] || proxies+=("$name=${!name}")
-done
 make_demo_dir demo-nasa.sh nasa
 # The caller's certificates, and one made now that nothing else can have.
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj "/CN=demo of mstage" \
 	-keyout /dev/null -out "$HOME_DIR/own-ca.pem" 2>/dev/null
 cat "${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}" "$HOME_DIR/own-ca.pem" >"$HOME_DIR/ca.pem"
 chmod a+r "$HOME_DIR"/*.pem
-in_demo_dir env "${proxies[@]}" "$HOME_DIR/scripts/demo-nasa.sh" --inside "$HOME_DIR"
+in_demo_dir "$HOME_DIR/scripts/demo-nasa.sh" --inside "$HOME_DIR"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# demo.sh: imports a busybox root and builds and runs examples/hello, all as a
-# user without privileges. Root gives way to the user mstage-test.
+# demo.sh: pulls busybox, or where no registry answers imports a root made of
+# Debian's, builds and runs examples/hello, all as a user without privileges. Root
+# gives way to the user mstage-test.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 
@@ -11,8 +12,10 @@ hello by index: made in stage greet"
 demo() {
 	cd "$1"
 	export MSTAGE_ROOT=$1/store PATH=$1:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-	say "as $(id -un): mstage import rootfs.tar busybox"
-	mstage import rootfs.tar busybox
+	if ! pull_answered busybox; then
+		say "mstage import rootfs.tar busybox"
+		mstage import rootfs.tar busybox
+	fi
 	say "mstage build -t hello examples/hello"
 	mstage build -t hello hello
 	say "mstage run hello"

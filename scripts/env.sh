@@ -93,12 +93,42 @@ make_demo_dir() {
 	chmod -R a+rX "$HOME_DIR"
 }
 
+# network_env lists the caller's variables that say how the network is reached.
+network_env() {
+	local name
+	for name in http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY CONTAINERS_REGISTRIES_CONF; do
+		[ -z "${!name:-}" ] || printf '%s\n' "$name=${!name}"
+	done
+}
+
 # in_demo_dir CMD…: as the caller, or for root as the test user.
 in_demo_dir() {
+	local network
+	mapfile -t network < <(network_env)
 	if [ "$(id -u)" = 0 ]; then
-		as_test_user "$@"
+		as_test_user env "${network[@]}" "$@"
 	else
 		env TMPDIR="$HOME_DIR/tmp" "$@"
+	fi
+}
+
+# pull_answered IMAGE [FLAG…]: pulls an image when a registry answers within 5 s;
+# the download may take longer. Whether there is a network is not known before.
+pull_answered() {
+	local pid i
+	mstage pull --progress plain "$@" >pulled 2>pull.log &
+	pid=$!
+	for i in $(seq 50); do
+		if grep -qs '^#1 ' pull.log || ! kill -0 "$pid" 2>/dev/null; then break; fi
+		[ "$i" != 50 ] || kill "$pid"
+		sleep 0.1
+	done
+	if wait "$pid"; then
+		say "as $(id -un): a registry answers; mstage pull $1"
+		cat pulled
+	else
+		say "as $(id -un): no registry answers ($(head -n 1 pull.log))"
+		return 1
 	fi
 }
 
@@ -118,4 +148,14 @@ make_rootfs() {
 	chmod 0755 "$root"
 	tar -C "$root" --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -cf "$1" .
 	rm -rf "$root"
+}
+
+# host_sources SCHEME prints this host's sources of Debian 12 with that scheme, an
+# extended regular expression, so that a mirror that it is set to serves a new root
+# file system too; nothing where it has none.
+host_sources() {
+	command -v apt-get >/dev/null || return 0
+	# shellcheck disable=SC2016 # apt-get expands
+	apt-get indextargets --format '$(LABEL) $(CODENAME) deb $(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
+		awk -v scheme="^($1):" '$1 ~ /^Debian/ && $2 ~ /^bookworm/ && $4 ~ scheme && $6 == "main" { print $3, $4, $5, $6 }'
 }

@@ -275,6 +275,8 @@ type Blobs interface {
 // BlobWriter takes one blob. Close without Commit drops what was written.
 type BlobWriter interface {
 	io.Writer
+	// Sum returns the digest of what was written so far.
+	Sum() Digest
 	// Commit publishes the blob and returns its digest and size. When want is
 	// not "" and differs from what was written, nothing is published.
 	Commit(want Digest) (d Digest, sizeBytes int64, err error)

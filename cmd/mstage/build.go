@@ -37,8 +37,12 @@ type buildFlags struct {
 	metadataFile string
 	progress     string
 	quiet        bool
-	caBundle     string
 	outputs      []string
+	pull         string
+	push         bool
+	load         bool
+
+	registryFlags
 }
 
 func newBuildCommand(c *cli) *cobra.Command {
@@ -79,10 +83,15 @@ func (f *buildFlags) register(cmd *cobra.Command) {
 	fs.IntVar(&f.jobs, "jobs", 0, "how many RUNs at once (default 16; stages are not limited)")
 	fs.StringVar(&f.iidFile, "iidfile", "", "write the image ID to `FILE`")
 	fs.StringVar(&f.metadataFile, "metadata-file", "", "write a JSON description of the result to `FILE`")
-	fs.StringVar(&f.progress, "progress", "auto", "auto, plain, json or quiet")
+	fs.StringVar(&f.progress, "progress", "", progressFlag)
 	fs.BoolVarP(&f.quiet, "quiet", "q", false, "print the image ID only")
-	fs.StringVar(&f.caBundle, "ca-bundle", "", "`FILE` of certificates that RUNs trust; never part of a layer")
-	fs.StringArrayVarP(&f.outputs, "output", "o", nil, "`type=image|oci|docker|local|tar[,dest=PATH]`, a directory, or - (again for more)")
+	fs.StringVar(&f.caBundle, "ca-bundle", "", "`FILE` of certificates that registries and RUNs may be trusted by; never part of a layer")
+	fs.StringVar(&f.pull, "pull", "missing", "ask registries for base images: always, missing (when the store has none) or never")
+	fs.Lookup("pull").NoOptDefVal = "always"
+	fs.BoolVar(&f.push, "push", false, "push the image to the registries of its names; short for -o type=registry")
+	fs.BoolVar(&f.load, "load", false, "hand the image to the docker daemon, or podman's service; short for -o type=daemon")
+	f.registryFlags.registerPull(cmd)
+	fs.StringArrayVarP(&f.outputs, "output", "o", nil, "`type=image|registry|daemon|oci|docker|local|tar[,dest=PATH]`, a directory, or - (again for more)")
 }
 
 // registerPlan declares the flags that change the plan.
@@ -109,21 +118,23 @@ func (c *cli) build(ctx context.Context, f *buildFlags, contextArg string) (err 
 	if err := c.addBuildOptions(&req, f); err != nil {
 		return err
 	}
-	out, err := newProgress(c.stderr, f, req.Dockerfile)
+	out, err := c.newProgress(progressOptions{mode: f.progress, quiet: f.quiet, title: "Building", source: req.Dockerfile})
 	if err != nil {
 		return err
 	}
 	req.Sink = out
-	eng, err := c.engine()
+	var res *engine.BuildResult
+	err = showing(out, func() error {
+		eng, err := c.registryEngine(&f.registryFlags, f.pull)
+		if err != nil {
+			return err
+		}
+		res, err = eng.Build(ctx, req)
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	res, err := eng.Build(ctx, req)
-	if err != nil {
-		out.failed(err)
-		return err
-	}
-	out.finish(res)
 	return c.report(f, res)
 }
 
@@ -142,6 +153,22 @@ func (c *cli) addBuildOptions(r *engine.Request, f *buildFlags) error {
 	if r.Outputs, err = c.parseOutputs(f.outputs); err != nil {
 		return err
 	}
+	if f.load {
+		r.Outputs = append(r.Outputs, export.Output{Type: export.TypeDaemon})
+	}
+	if f.push {
+		r.Outputs = append(r.Outputs, export.Output{Type: export.TypeRegistry})
+	}
+	if err := checkPushed(r); err != nil {
+		return err
+	}
+	for i := range r.Outputs {
+		if o := &r.Outputs[i]; o.Type == export.TypeDaemon {
+			if o.Daemon, err = c.daemon(*o); err != nil {
+				return err
+			}
+		}
+	}
 	for flag, name := range map[string]string{"--iidfile": f.iidFile, "--metadata-file": f.metadataFile} {
 		if err := checkFile(flag, name); err != nil {
 			return err
@@ -155,6 +182,21 @@ func (c *cli) addBuildOptions(r *engine.Request, f *buildFlags) error {
 		r.CABundle, err = readable(f.caBundle)
 	}
 	return err
+}
+
+// checkPushed refuses to push what has no name, and drops a second push.
+func checkPushed(r *engine.Request) error {
+	isPush := func(o export.Output) bool { return o.Type == export.TypeRegistry }
+	first := slices.IndexFunc(r.Outputs, isPush)
+	if first < 0 {
+		return nil
+	}
+	if len(r.Names) == 0 {
+		return &usageError{message: "push: the image has no name", hint: "-t REGISTRY/NAME[:TAG] says where to push"}
+	}
+	rest := slices.DeleteFunc(r.Outputs[first+1:], isPush)
+	r.Outputs = r.Outputs[:first+1+len(rest)]
+	return nil
 }
 
 // readable returns the absolute path of a file that can be read.

@@ -37,7 +37,7 @@ func TestOptionsOfABuildAreChecked(t *testing.T) {
 	c := cliWith(nil)
 	for message, f := range map[string]*buildFlags{
 		"--jobs -1": {jobs: -1}, "lower case": {names: []string{"Upper"}}, "--add-host": {hosts: []string{"x"}},
-		"--secret": {secrets: []string{"x"}}, "none.pem": {caBundle: "none.pem"}, "unknown type": {outputs: []string{"type=x"}},
+		"--secret": {secrets: []string{"x"}}, "none.pem": {registryFlags: registryFlags{caBundle: "none.pem"}}, "unknown type": {outputs: []string{"type=x"}},
 	} {
 		var r engine.Request
 		wantUsage(t, c.addBuildOptions(&r, f), message)
@@ -45,7 +45,7 @@ func TestOptionsOfABuildAreChecked(t *testing.T) {
 	bundle := write(t, filepath.Join(t.TempDir(), "ca.pem"), "x")
 	t.Chdir(filepath.Dir(bundle))
 	var r engine.Request
-	if err := c.addBuildOptions(&r, &buildFlags{names: []string{"x", "localhost/y:1"}, jobs: 3, noCache: true, caBundle: "ca.pem"}); err != nil {
+	if err := c.addBuildOptions(&r, &buildFlags{names: []string{"x", "localhost/y:1"}, jobs: 3, noCache: true, registryFlags: registryFlags{caBundle: "ca.pem"}}); err != nil {
 		t.Fatal(err)
 	}
 	if r.CABundle != bundle || r.Runs != 3 || !r.NoCache || len(r.Names) != 2 || r.Names[0] != "docker.io/library/x:latest" {

@@ -112,7 +112,10 @@ func describe(err error) *worker.Failure {
 		f.Code = engine.ExitNotFound
 	case errors.As(err, &text):
 	case errors.As(err, &refusal):
-		f.Code, f.Hint = engine.ExitUsage, refusal.Hint
+		f.Hint = refusal.Hint
+		if f.Code == engine.ExitInternal {
+			f.Code = engine.ExitUsage
+		}
 	case errors.Is(err, storage.ErrAmbiguous):
 		f.Code = engine.ExitUsage
 	}

@@ -73,7 +73,7 @@ func (c *cli) load(ctx context.Context, f loadFlags) (err error) {
 		defer func() { err = errors.Join(err, stream.Close()) }()
 	}
 	req.Path = path
-	out, err := newProgress(c.stderr, &buildFlags{progress: "auto", quiet: f.quiet}, nil)
+	out, err := c.newProgress(progressOptions{quiet: f.quiet, title: "Loading"})
 	if err != nil {
 		return err
 	}
@@ -86,12 +86,14 @@ func (c *cli) load(ctx context.Context, f loadFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	loaded, err := eng.Load(ctx, req)
+	var loaded []worker.Loaded
+	err = showing(out, func() error {
+		loaded, err = eng.Load(ctx, req)
+		return err
+	})
 	if err != nil {
-		out.failed(err)
 		return err
 	}
-	out.finish(&engine.BuildResult{})
 	return c.printLoaded(loaded)
 }
 

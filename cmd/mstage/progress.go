@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"fmt"
@@ -12,34 +13,83 @@ import (
 
 	"github.com/mstage/mstage/engine"
 	"github.com/mstage/mstage/engine/progress"
+	"github.com/mstage/mstage/engine/worker"
 )
 
-// buildOutput shows what a build does.
-type buildOutput interface {
+// progressOutput shows what a command does.
+type progressOutput interface {
 	progress.Sink
-	// failed tells why the build ended, with the output of the step that failed.
+	// failed tells what the step that failed had to say. One of failed and finish
+	// is called, once, after the last event.
 	failed(err error)
 	// finish tells that everything is done.
-	finish(res *engine.BuildResult)
+	finish()
 }
 
-// newProgress returns the output that --progress and -q ask for.
-func newProgress(w io.Writer, f *buildFlags, source []byte) (buildOutput, error) {
-	mode := f.progress
-	if f.quiet {
+// showing does what out shows, and ends out.
+func showing(out progressOutput, do func() error) error {
+	err := do()
+	if err != nil {
+		out.failed(err)
+		return err
+	}
+	out.finish()
+	return nil
+}
+
+// progressFlag describes --progress.
+const progressFlag = "auto, tty, plain, json or quiet (default $MSTAGE_PROGRESS, $BUILDKIT_PROGRESS, or auto)"
+
+// progressOptions say how a command shows what it does.
+type progressOptions struct {
+	mode   string // --progress; "" when it was not given
+	quiet  bool   // -q
+	title  string // what is going on: "Building"
+	source []byte // the Dockerfile, nil where there is none
+}
+
+// progressVariables are where --progress comes from when it is not given: ours,
+// then the one that docker has.
+var progressVariables = []string{"MSTAGE_PROGRESS", "BUILDKIT_PROGRESS"}
+
+// newProgress returns the output that --progress and -q, or the environment, ask
+// for.
+func (c *cli) newProgress(o progressOptions) (progressOutput, error) {
+	mode, from := o.mode, "--progress"
+	for _, name := range progressVariables {
+		if mode == "" {
+			mode, from = c.getenv(name), name
+		}
+	}
+	if o.quiet {
 		mode = "quiet"
 	}
 	switch mode {
-	case "auto", "plain":
-		return &plainOutput{w: w, source: source, vertices: map[int]*vertexOutput{}}, nil
+	case "auto", "":
+		if c.hasPicture() {
+			return newTTYOutput(c, o), nil
+		}
+		return newPlainOutput(c.stderr, o.source), nil
+	case "plain":
+		return newPlainOutput(c.stderr, o.source), nil
+	case "tty":
+		if !isTerminal(c.stderr) {
+			return nil, &usageError{message: from + " tty: standard error is not a terminal", hint: "auto, plain, json or quiet"}
+		}
+		return newTTYOutput(c, o), nil
 	case "json", "rawjson":
-		return &jsonOutput{enc: json.NewEncoder(w)}, nil
+		return &jsonOutput{enc: json.NewEncoder(c.stderr)}, nil
 	case "quiet", "none":
-		quiet := &plainOutput{w: io.Discard, source: source, vertices: map[int]*vertexOutput{}}
-		return &quietOutput{plainOutput: quiet, w: w}, nil
+		return &quietOutput{transcript: newTranscript(), w: c.stderr, source: o.source}, nil
 	default:
-		return nil, usagef("--progress %s: auto, plain, json or quiet", mode)
+		return nil, usagef("%s %s: auto, plain, tty, json or quiet", from, mode)
 	}
+}
+
+// hasPicture reports whether standard error can show a picture, and nothing
+// else: what libraries log would tear it.
+func (c *cli) hasPicture() bool {
+	return isTerminal(c.stderr) && c.getenv("TERM") != "dumb" && !c.debug
 }
 
 // plainOutput prints lines as docker's plain progress does.
@@ -60,6 +110,10 @@ const keptBytes = 64 << 10
 // pieces, because it may never end.
 const maxLineBytes = 1 << 20
 
+func newPlainOutput(w io.Writer, source []byte) *plainOutput {
+	return &plainOutput{w: w, source: source, vertices: map[int]*vertexOutput{}}
+}
+
 // vertexOutput is one step.
 type vertexOutput struct {
 	name    string
@@ -68,6 +122,36 @@ type vertexOutput struct {
 	partial [3]bytes.Buffer // the unfinished line of each stream
 	kept    []byte
 	clipped bool
+	// told is when a line of each transfer was printed; nil before the first.
+	told map[string]time.Time
+}
+
+// transferEvery is how often plain lines tell about one transfer that goes on.
+const transferEvery = 5 * time.Second
+
+// transfer prints a line when a transfer ends, and now and then before.
+func (p *plainOutput) transfer(e progress.Event) {
+	v := p.vertices[e.Vertex]
+	if v == nil {
+		return
+	}
+	if v.told == nil {
+		v.told = map[string]time.Time{}
+	}
+	last, known := v.told[e.Item]
+	if !known {
+		v.told[e.Item] = e.Time
+	}
+	ended := e.Status == progress.TransferDone || e.Status == progress.TransferExists
+	if !ended && (!known || e.Time.Sub(last) < transferEvery) {
+		return
+	}
+	v.told[e.Item] = e.Time
+	text := fmt.Sprintf("%s %s", printable(e.Item), humanSize(e.Current))
+	if e.Total > 0 && e.Current != e.Total {
+		text += " / " + humanSize(e.Total)
+	}
+	p.line(e.Vertex, e.Time, text+" "+e.Status)
 }
 
 // Send prints one event.
@@ -84,6 +168,9 @@ func (p *plainOutput) Send(e progress.Event) {
 		p.done(e)
 	case progress.Warning:
 		fmt.Fprintf(p.w, "WARNING: %s%s\n", place(e), printable(e.Message))
+	case progress.StepProgress:
+		p.transfer(e)
+	default:
 	}
 }
 
@@ -170,34 +257,72 @@ func (p *plainOutput) done(e progress.Event) {
 }
 
 // failed prints the failed step's output again, and its line.
-func (p *plainOutput) failed(err error) { p.explain(p.w, err) }
-
-// explain writes the output of the step that failed and its line to w.
-func (p *plainOutput) explain(w io.Writer, err error) {
+func (p *plainOutput) failed(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	f := engine.Describe(err)
 	v := p.vertices[f.Vertex]
-	if v == nil || (f.Rendered != "" && len(v.kept) == 0) {
+	if v == nil {
 		return
 	}
-	fmt.Fprintf(w, "------\n > %s:\n", printable(v.name))
+	log := bytes.NewReader(v.kept)
+	s := failedStep{name: v.name, line: v.line, log: log}
 	if v.clipped {
-		fmt.Fprintf(w, "[earlier output stands above]\n")
+		s.log = io.MultiReader(strings.NewReader("[earlier output stands above]\n"), log)
 	}
-	fmt.Fprintf(w, "%s", v.kept)
-	if len(v.kept) > 0 && v.kept[len(v.kept)-1] != '\n' {
-		fmt.Fprintln(w)
+	explain(p.w, p.source, f, s)
+}
+
+// failedStep is what is told again of a step that failed.
+type failedStep struct {
+	name string
+	line int
+	log  io.Reader
+}
+
+// explain writes the output of the step that failed and its line to w. A failure
+// that comes with its line and without output says it all itself.
+func explain(w io.Writer, source []byte, f *worker.Failure, s failedStep) {
+	log := bufio.NewReader(s.log)
+	if _, err := log.Peek(1); err != nil && f.Rendered != "" {
+		return
 	}
+	fmt.Fprintf(w, "------\n > %s:\n", printable(s.name))
+	lines := &lineWriter{w: w}
+	if _, err := io.Copy(lines, log); err != nil {
+		fmt.Fprintf(lines, "\n[the rest can't be shown: %v]", err)
+	}
+	lines.end()
 	fmt.Fprintln(w, "------")
 	if f.Rendered == "" {
-		p.excerpt(w, v.line)
+		excerpt(w, source, s.line)
+	}
+}
+
+// lineWriter knows whether the last line written to w has its end.
+type lineWriter struct {
+	w    io.Writer
+	open bool
+}
+
+// Write implements io.Writer.
+func (l *lineWriter) Write(b []byte) (int, error) {
+	if len(b) > 0 {
+		l.open = b[len(b)-1] != '\n'
+	}
+	return l.w.Write(b)
+}
+
+// end ends the last line.
+func (l *lineWriter) end() {
+	if l.open {
+		fmt.Fprintln(l)
 	}
 }
 
 // excerpt prints the failed line between its neighbours.
-func (p *plainOutput) excerpt(w io.Writer, line int) {
-	lines := strings.Split(string(p.source), "\n")
+func excerpt(w io.Writer, source []byte, line int) {
+	lines := strings.Split(string(source), "\n")
 	if line < 1 || line > len(lines) {
 		return
 	}
@@ -214,7 +339,7 @@ func (p *plainOutput) excerpt(w io.Writer, line int) {
 }
 
 // finish has nothing to add: the image ID goes to standard output.
-func (p *plainOutput) finish(*engine.BuildResult) {}
+func (p *plainOutput) finish() {}
 
 // jsonOutput prints one event on a line.
 type jsonOutput struct {
@@ -231,13 +356,19 @@ func (j *jsonOutput) Send(e progress.Event) {
 	}
 }
 
-func (j *jsonOutput) failed(error)               {}
-func (j *jsonOutput) finish(*engine.BuildResult) {}
+func (j *jsonOutput) failed(error) {}
+func (j *jsonOutput) finish()      {}
 
 // quietOutput tells about a failure only.
 type quietOutput struct {
-	*plainOutput
-	w io.Writer
+	*transcript
+	w      io.Writer
+	source []byte
 }
 
-func (q *quietOutput) failed(err error) { q.explain(q.w, err) }
+func (q *quietOutput) failed(err error) {
+	q.explain(q.w, q.source, err)
+	q.close()
+}
+
+func (q *quietOutput) finish() { q.close() }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -18,17 +19,26 @@ var start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 const source = "FROM a\n# one\nRUN make\n# two\n# three\n"
 
 // show prints events as a progress mode does.
-func show(t *testing.T, mode string, events ...progress.Event) (string, buildOutput) {
+func show(t *testing.T, mode string, events ...progress.Event) (string, progressOutput) {
 	t.Helper()
-	var b bytes.Buffer
-	out, err := newProgress(&b, &buildFlags{progress: mode}, []byte(source))
-	if err != nil {
-		t.Fatal(err)
-	}
+	b, out := outputOf(t, mode)
 	for _, e := range events {
 		out.Send(e)
 	}
 	return b.String(), out
+}
+
+// outputOf returns the output of a progress mode and where it writes to.
+func outputOf(t *testing.T, mode string) (*bytes.Buffer, progressOutput) {
+	t.Helper()
+	var b bytes.Buffer
+	c := cliWith(nil)
+	c.stderr = &b
+	out, err := c.newProgress(progressOptions{mode: mode, title: "Building", source: []byte(source)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &b, out
 }
 
 func started(vertex int, name string) progress.Event {
@@ -84,11 +94,7 @@ func TestALogIsNeverClippedButItsRepetitionIs(t *testing.T) {
 	for range 5000 {
 		events = append(events, output(1, 0, 1, line))
 	}
-	var b bytes.Buffer
-	out, err := newProgress(&b, &buildFlags{progress: "auto"}, []byte(source))
-	if err != nil {
-		t.Fatal(err)
-	}
+	b, out := outputOf(t, "auto")
 	for _, e := range events {
 		out.Send(e)
 	}
@@ -106,11 +112,7 @@ func TestAFailureRepeatsTheOutputAndShowsTheLine(t *testing.T) {
 	events := []progress.Event{started(1, "[1/1] RUN make"), output(1, 0, 2, "oh no"), done(1, progress.Event{Error: "exit code: 1"})}
 	const want = "------\n > [1/1] RUN make:\noh no\n------\n   1 |     FROM a\n   2 |     # one\n   3 | >>> RUN make\n   4 |     # two\n   5 |     # three\n"
 	for _, mode := range []string{"plain", "quiet"} {
-		var b bytes.Buffer
-		out, err := newProgress(&b, &buildFlags{progress: mode}, []byte(source))
-		if err != nil {
-			t.Fatal(err)
-		}
+		b, out := outputOf(t, mode)
 		for _, e := range events {
 			out.Send(e)
 		}
@@ -144,15 +146,41 @@ func TestJSONProgressIsOneEventOnALine(t *testing.T) {
 		}
 	}
 	out.failed(&worker.Failure{Vertex: 1})
-	out.finish(nil)
+	out.finish()
 }
 
-func TestAnUnknownProgressIsRefused(t *testing.T) {
-	_, err := newProgress(&bytes.Buffer{}, &buildFlags{progress: "fancy"}, nil)
-	wantUsage(t, err, "--progress fancy")
-	out, err := newProgress(&bytes.Buffer{}, &buildFlags{progress: "fancy", quiet: true}, nil)
-	if _, ok := out.(*quietOutput); err != nil || !ok {
-		t.Errorf("-q: got %T, %v, want the quiet output", out, err)
+func TestTheFlagThenTheEnvironmentChoosesTheProgress(t *testing.T) {
+	cases := map[string]struct {
+		env  map[string]string
+		o    progressOptions
+		want string // the type, or a part of the message
+	}{
+		"nothing":                             {nil, progressOptions{}, "*main.plainOutput"},
+		"the flag":                            {nil, progressOptions{mode: "json"}, "*main.jsonOutput"},
+		"docker's word":                       {nil, progressOptions{mode: "rawjson"}, "*main.jsonOutput"},
+		"our variable":                        {map[string]string{"MSTAGE_PROGRESS": "json", "BUILDKIT_PROGRESS": "quiet"}, progressOptions{}, "*main.jsonOutput"},
+		"docker's variable":                   {map[string]string{"BUILDKIT_PROGRESS": "quiet"}, progressOptions{}, "*main.quietOutput"},
+		"an empty variable":                   {map[string]string{"MSTAGE_PROGRESS": "", "BUILDKIT_PROGRESS": "quiet"}, progressOptions{}, "*main.quietOutput"},
+		"the flag wins":                       {map[string]string{"MSTAGE_PROGRESS": "fancy"}, progressOptions{mode: "plain"}, "*main.plainOutput"},
+		"-q wins":                             {map[string]string{"MSTAGE_PROGRESS": "fancy"}, progressOptions{mode: "tty", quiet: true}, "*main.quietOutput"},
+		"an unknown word":                     {nil, progressOptions{mode: "fancy"}, "--progress fancy"},
+		"an unknown word in a variable":       {map[string]string{"BUILDKIT_PROGRESS": "fancy"}, progressOptions{}, "BUILDKIT_PROGRESS fancy"},
+		"tty without a terminal":              {nil, progressOptions{mode: "tty"}, "--progress tty: standard error is not a terminal"},
+		"tty in a variable and no terminal":   {map[string]string{"MSTAGE_PROGRESS": "tty"}, progressOptions{}, "MSTAGE_PROGRESS tty: standard error is not a terminal"},
+		"auto in a variable and no terminal":  {map[string]string{"BUILDKIT_PROGRESS": "auto"}, progressOptions{}, "*main.plainOutput"},
+		"the flag asks for what the rest has": {map[string]string{"MSTAGE_PROGRESS": "json"}, progressOptions{mode: "auto"}, "*main.plainOutput"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			out, err := cliWith(c.env).newProgress(c.o)
+			if strings.HasPrefix(c.want, "*") {
+				if got := fmt.Sprintf("%T", out); err != nil || got != c.want {
+					t.Errorf("got %s, %v, want %s", got, err, c.want)
+				}
+				return
+			}
+			wantUsage(t, err, c.want)
+		})
 	}
 }
 

@@ -12,9 +12,6 @@ import (
 var refusedFlags = map[string]string{
 	"build-context": "copy the directory into the context, or import it as an image and use COPY --from",
 	"ssh":           "RUN --mount=type=secret gives a RUN a key",
-	"pull":          "import the base image again",
-	"push":          "-o type=oci,dest=FILE writes an archive that skopeo can push",
-	"load":          "-o type=docker,dest=- writes an archive for docker load",
 	"cache-from":    "results are kept in the store; --root chooses it",
 	"cache-to":      "results are kept in the store; --root chooses it",
 	"attest":        "",
@@ -30,7 +27,7 @@ func registerRefused(cmd *cobra.Command) {
 		fs.StringArray(name, nil, "not supported yet")
 		fs.Lookup(name).Hidden = true
 	}
-	for _, name := range []string{"pull", "push", "load", "provenance", "sbom"} {
+	for _, name := range []string{"provenance", "sbom"} {
 		fs.Lookup(name).NoOptDefVal = "true" // these need no value
 	}
 }

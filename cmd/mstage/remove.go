@@ -75,8 +75,8 @@ func removeTarget(ctx context.Context, images storage.Images, word string) (work
 		return worker.RemoveTarget{}, err
 	}
 	t := worker.RemoveTarget{Image: img.ID}
-	if r, err := reference.Parse(word); err == nil {
-		name := r.WithDefaultTag().String()
+	if ref, err := reference.Parse(word); err == nil {
+		name := ref.StoreName()
 		if named, err := images.ByName(ctx, name); err == nil && named.ID == img.ID {
 			t.Name = name
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -15,6 +16,8 @@ type cli struct {
 	stdout, stderr io.Writer
 	// lookupenv is os.LookupEnv.
 	lookupenv func(string) (string, bool)
+	// workerStderr is the standard error of worker processes; nil is this one's.
+	workerStderr *os.File
 	// rootFlag and debug are the global flags.
 	rootFlag string
 	debug    bool
@@ -50,6 +53,10 @@ and a stage that the target doesn't need is not built at all.`,
 		newPlanCommand(c),
 		newRunCommand(c),
 		newImportCommand(c),
+		newPullCommand(c),
+		newPushCommand(c),
+		newLoginCommand(c),
+		newLogoutCommand(c),
 		newLoadCommand(c),
 		newSaveCommand(c),
 		newRmiCommand(c),

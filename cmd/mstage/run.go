@@ -13,8 +13,10 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/mstage/mstage"
 	"github.com/mstage/mstage/engine"
 	"github.com/mstage/mstage/engine/worker"
+	"github.com/mstage/mstage/storage"
 )
 
 // runFlags are the flags of `mstage run`.
@@ -26,6 +28,9 @@ type runFlags struct {
 	entrypoint      string
 	network         string
 	hosts           []string
+	pull            string
+
+	registryFlags
 }
 
 func newRunCommand(c *cli) *cobra.Command {
@@ -59,6 +64,9 @@ to its file system is thrown away when it ends. The exit code is the command's;
 	fs.StringVar(&f.entrypoint, "entrypoint", "", "command instead of the image's entry point")
 	fs.StringVar(&f.network, "network", "default", "default, none or host")
 	fs.StringArrayVar(&f.hosts, "add-host", nil, "extra line of /etc/hosts, `HOST:IP`")
+	fs.StringVar(&f.pull, "pull", "missing", "ask the registry for the image: always, missing or never")
+	f.registerPull(cmd)
+	f.registerCA(cmd)
 	fs.Bool("rm", true, "the file system is always thrown away; for docker's fingers")
 	return cmd
 }
@@ -95,11 +103,11 @@ func (c *cli) runImage(ctx context.Context, f *runFlags, image string, args []st
 	if err != nil {
 		return 0, err
 	}
-	eng, err := c.engine()
+	eng, err := c.registryEngine(&f.registryFlags, f.pull)
 	if err != nil {
 		return 0, err
 	}
-	if r.Image, err = findImage(ctx, eng.Images(), image); err != nil {
+	if r.Image, err = c.imageToRun(ctx, eng, image, f.pull); err != nil {
 		return 0, err
 	}
 	if !f.terminal {
@@ -111,6 +119,28 @@ func (c *cli) runImage(ctx context.Context, f *runFlags, image string, args []st
 	}
 	defer restore()
 	return eng.Run(ctx, r)
+}
+
+// imageToRun finds the image, in a registry when that is asked for.
+func (c *cli) imageToRun(ctx context.Context, eng *engine.Engine, word, pull string) (storage.Image, error) {
+	if pullPolicies[pull] == mstage.PullNever {
+		return findImage(ctx, eng.Images(), word)
+	}
+	out, err := c.newProgress(progressOptions{mode: "auto", title: "Pulling"})
+	if err != nil {
+		return storage.Image{}, err
+	}
+	var img storage.Image
+	err = showing(out, func() error {
+		var err error
+		if pullPolicies[pull] == mstage.PullAlways {
+			img, err = eng.Pull(ctx, word, "", out)
+		} else {
+			img, err = pullMissing(ctx, eng, word, out)
+		}
+		return err
+	})
+	return img, err
 }
 
 // runRequest reads the flags.

@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/mstage/mstage/engine/cache"
 	"github.com/mstage/mstage/engine/copy"
 	"github.com/mstage/mstage/engine/dockerfile"
 	"github.com/mstage/mstage/engine/plan"
@@ -82,8 +81,8 @@ func (r *runStep) cacheID(ctx context.Context, m plan.Mount) (string, error) {
 	if m.From.Stage == nil && m.From.Image == nil {
 		return id, nil
 	}
-	layers, err := r.walk.sourceLayers(ctx, m.From)
-	return fmt.Sprintf("%s:%s:%s", id, cache.ChainIdentity(layers), m.Source), err
+	chain, err := r.walk.sourceIdentity(ctx, m.From)
+	return fmt.Sprintf("%s:%s:%s", id, chain, m.Source), err
 }
 
 // fillCache makes a new cache directory what the mount says.

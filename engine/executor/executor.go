@@ -12,6 +12,7 @@ import (
 	"strconv"
 
 	"github.com/mstage/mstage/engine/cache"
+	"github.com/mstage/mstage/engine/dockerfile"
 	"github.com/mstage/mstage/engine/plan"
 	"github.com/mstage/mstage/engine/progress"
 	"github.com/mstage/mstage/storage"
@@ -56,6 +57,21 @@ func (e *StepError) Error() string {
 
 // Unwrap returns the cause.
 func (e *StepError) Unwrap() error { return e.Err }
+
+// ImageError says which image could not be fetched, and where it is asked for.
+type ImageError struct {
+	Pos       dockerfile.Position
+	Vertex    int
+	Reference string
+	Err       error
+}
+
+func (e *ImageError) Error() string {
+	return fmt.Sprintf("%s:%d: %v", e.Pos.File, e.Pos.Line, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *ImageError) Unwrap() error { return e.Err }
 
 // FaultError says that a step failed because of what the Dockerfile asks for,
 // not because of this host. Hint is shown apart from the message.

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 
 	"github.com/mstage/mstage/engine/cache"
+	"github.com/mstage/mstage/engine/plan"
+	"github.com/mstage/mstage/engine/progress"
 	"github.com/mstage/mstage/sandbox"
 	"github.com/mstage/mstage/storage"
 	"github.com/mstage/mstage/storage/chainfs"
@@ -37,6 +39,9 @@ type Machine struct {
 	Hosts []sandbox.HostEntry
 	// CABundle is a file of trusted certificates that RUNs get to see, "" for none.
 	CABundle string
+	// Fetch brings an image with Content into the store and returns its layers.
+	// cached says that the store had them all. tell hears of transfers.
+	Fetch func(ctx context.Context, img plan.Image, vertex int, tell func(progress.Event)) (layers []storage.Layer, cached bool, err error)
 	// Slots limits how many RUNs go on at once; its capacity is the limit.
 	Slots chan struct{}
 

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/mstage/mstage/engine/cache"
+	"github.com/mstage/mstage/engine/dockerfile"
 	"github.com/mstage/mstage/engine/plan"
 	"github.com/mstage/mstage/storage"
 )
@@ -22,6 +23,7 @@ type walk struct {
 	futures  []*future
 	context  func(ctx context.Context) (Files, error)
 	mounts   *chainMounts
+	fetches  []*fetching // by index in Plan.Images
 
 	mu      sync.Mutex
 	flights map[storage.Digest]*flight // guarded by mu
@@ -63,6 +65,9 @@ func newWalk(o Options, m *Machine) *walk {
 	}
 	for range o.Plan.Stages {
 		w.futures = append(w.futures, &future{done: make(chan struct{})})
+	}
+	for range o.Plan.Images {
+		w.fetches = append(w.fetches, &fetching{done: make(chan struct{})})
 	}
 	if m != nil {
 		w.mounts = newChainMounts(m)
@@ -141,12 +146,75 @@ func (w *walk) base(ctx context.Context, st *plan.Stage) ([]storage.Layer, error
 		return w.await(ctx, *st.Base.Stage)
 	case st.Base.Image != nil:
 		img := w.o.Plan.Images[*st.Base.Image]
-		v := w.vertices.start(fmt.Sprintf("[%s1/%d] FROM %s", labelPrefix(st), len(st.Steps)+1, img.Reference), st.Pos)
+		title := fmt.Sprintf("[%s1/%d] FROM %s", labelPrefix(st), len(st.Steps)+1, img.Reference)
+		return w.image(ctx, *st.Base.Image, title, st.Pos)
+	default:
+		return nil, nil
+	}
+}
+
+// sourceIdentity stands for what a Source holds. An image that has to be fetched
+// is not, for that.
+func (w *walk) sourceIdentity(ctx context.Context, s plan.Source) (storage.Digest, error) {
+	if s.Image != nil && w.o.Plan.Images[*s.Image].Content != nil {
+		return cache.ChainIdentity(w.o.Plan.Images[*s.Image].Layers), nil
+	}
+	layers, err := w.sourceLayers(ctx, s)
+	return cache.ChainIdentity(layers), err
+}
+
+// image returns the layers of an image of the plan, as a step with that title.
+func (w *walk) image(ctx context.Context, index int, title string, pos dockerfile.Position) ([]storage.Layer, error) {
+	img := &w.o.Plan.Images[index]
+	if img.Content != nil && w.machine == nil {
+		return nil, errMiss
+	}
+	v := w.vertices.start(title, pos)
+	if img.Content == nil {
 		err := w.hold(ctx, img.Layers)
 		w.vertices.done(ctx, v, true, err)
 		return img.Layers, err
-	default:
-		return nil, nil
+	}
+	layers, cached, err := w.fetches[index].get(ctx, func() ([]storage.Layer, bool, error) {
+		return w.fetch(ctx, img, v)
+	})
+	w.vertices.done(ctx, v, cached, err)
+	return layers, err
+}
+
+// fetch brings an image into the store.
+func (w *walk) fetch(ctx context.Context, img *plan.Image, vertex int) ([]storage.Layer, bool, error) {
+	layers, cached, err := w.machine.Fetch(ctx, *img, vertex, w.o.Sink.Send)
+	if err != nil && ctx.Err() == nil {
+		err = &ImageError{Pos: img.Pos, Vertex: vertex, Reference: img.Reference, Err: err}
+	}
+	return layers, cached, err
+}
+
+// fetching is an image on its way into the store; all who need it wait for the
+// one fetch.
+type fetching struct {
+	once   sync.Once
+	done   chan struct{}
+	layers []storage.Layer
+	cached bool
+	err    error
+}
+
+// get fetches, or waits for who does. Those who waited count it as cached.
+func (f *fetching) get(ctx context.Context, fetch func() ([]storage.Layer, bool, error)) ([]storage.Layer, bool, error) {
+	first := false
+	f.once.Do(func() { first = true })
+	if first {
+		f.layers, f.cached, f.err = fetch()
+		close(f.done)
+		return f.layers, f.cached, f.err
+	}
+	select {
+	case <-f.done:
+		return f.layers, true, f.err
+	case <-ctx.Done():
+		return nil, false, context.Cause(ctx)
 	}
 }
 
@@ -169,8 +237,20 @@ func (w *walk) sourceLayers(ctx context.Context, s plan.Source) ([]storage.Layer
 	case s.Stage != nil:
 		return w.await(ctx, *s.Stage)
 	case s.Image != nil:
-		layers := w.o.Plan.Images[*s.Image].Layers
-		return layers, w.hold(ctx, layers)
+		img := &w.o.Plan.Images[*s.Image]
+		if img.Content == nil {
+			return img.Layers, w.hold(ctx, img.Layers)
+		}
+		if w.machine == nil {
+			return nil, errMiss
+		}
+		layers, _, err := w.fetches[*s.Image].get(ctx, func() ([]storage.Layer, bool, error) {
+			v := w.vertices.start("FROM "+img.Reference, img.Pos)
+			layers, cached, err := w.fetch(ctx, img, v)
+			w.vertices.done(ctx, v, cached, err)
+			return layers, cached, err
+		})
+		return layers, err
 	default:
 		return nil, nil
 	}

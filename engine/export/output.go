@@ -20,6 +20,10 @@ const (
 	TypeDocker = "docker"
 	// TypeLocal is a directory with the root file system.
 	TypeLocal = "local"
+	// TypeRegistry pushes the image under its names; Export does not do it.
+	TypeRegistry = "registry"
+	// TypeDaemon hands the image to a docker daemon; Export does not do it.
+	TypeDaemon = "daemon"
 	// TypeTar is a tar of the root file system.
 	TypeTar = "tar"
 )
@@ -37,6 +41,9 @@ var knownKeys = map[string][]string{
 	TypeDocker: {"dest", attrTar},
 	TypeLocal:  {"dest"},
 	TypeTar:    {"dest"},
+
+	TypeRegistry: {},
+	TypeDaemon:   {"host", "context"},
 }
 
 // Output says what to make of an image and where to put it.
@@ -48,8 +55,11 @@ type Output struct {
 	Dest string
 	// Stdout takes the stream when Dest is "-".
 	Stdout io.Writer
-	// Attrs are the other keys: tar=true|false for oci.
+	// Attrs are the other keys: tar=true|false for oci, host and context for
+	// daemon.
 	Attrs map[string]string
+	// Daemon takes the image for TypeDaemon. It does not cross to the worker.
+	Daemon Daemon `json:"-"`
 }
 
 // OutputError is a -o that can't be honoured. Hint is shown apart from the
@@ -158,11 +168,15 @@ func (o Output) check() (problem, hint string) {
 
 // withDest fills Dest where the type can be a stream.
 func (o Output) withDest() Output {
-	if o.Dest == "" && o.Type != TypeImage {
+	if o.Dest == "" && !o.Sent() && o.Type != TypeImage {
 		o.Dest = Stdout
 	}
 	return o
 }
+
+// Sent reports whether the image goes to somebody else, not to a file: the
+// process with the credentials does that, from the sealed image.
+func (o Output) Sent() bool { return o.Type == TypeRegistry || o.Type == TypeDaemon }
 
 // isTar reports whether the output is one stream.
 func (o Output) isTar() bool {

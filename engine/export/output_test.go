@@ -36,7 +36,7 @@ func TestParseOutput(t *testing.T) {
 
 func TestParseOutputRefusesWithAHint(t *testing.T) {
 	cases := map[string]struct{ in, message, hint string }{
-		"an unknown type":         {"type=zip", `unknown type "zip"`, "docker, image, local, oci, tar"},
+		"an unknown type":         {"type=zip", `unknown type "zip"`, "daemon, docker, image, local, oci, registry, tar"},
 		"an unknown key":          {"type=oci,compression=zstd", `unknown key "compression"`, "type, dest, tar"},
 		"a name":                  {"type=image,name=x", `unknown key "name"`, "-t"},
 		"no type":                 {"dest=x", "type is missing", "type=T"},

@@ -79,11 +79,17 @@ func Blob(ctx context.Context, s Stores, want storage.Blob, r io.Reader) (layer 
 	}
 	defer func() { err = errors.Join(err, blob.Close()) }()
 	exact := &exactReader{r: r, what: "blob " + string(want.Digest), left: want.SizeBytes}
-	res, err := layertar.Unpack(ctx, io.TeeReader(exact, blob), staged.Dir(), layertar.UnpackOptions{})
+	tee := io.TeeReader(exact, blob)
+	res, err := layertar.Unpack(ctx, tee, staged.Dir(), layertar.UnpackOptions{})
 	if err != nil {
-		return layer, fmt.Errorf("blob %s: %w", want.Digest, err)
+		return layer, blame(ctx, fmt.Errorf("blob %s: %w", want.Digest, err), tee, blob, want.Digest)
 	}
-	if err := keep(blob, want, res); err != nil {
+	if err := promised(blob, want, res); err != nil {
+		return layer, err
+	}
+	// From here on there is something to be owned: a cancel must not come between.
+	ctx = context.WithoutCancel(ctx)
+	if _, _, err := blob.Commit(want.Digest); err != nil {
 		return layer, err
 	}
 	if layer, err = commit(ctx, s, staged, res); err != nil {
@@ -95,15 +101,35 @@ func Blob(ctx context.Context, s Stores, want storage.Blob, r io.Reader) (layer 
 	return layer, s.Steps.RecordSteps(ctx, storage.StepRecord{Layer: layer}, knownKey(want.DiffID))
 }
 
-// keep verifies what was read and publishes the blob.
-func keep(blob storage.BlobWriter, want storage.Blob, res layertar.Result) error {
+// blame finds out whether the sender is why a blob can't be unpacked: then its
+// bytes are others than promised, and that is the error.
+func blame(ctx context.Context, err error, rest io.Reader, blob storage.BlobWriter, want storage.Digest) error {
+	if _, known := errors.AsType[*MismatchError](err); known || ctx.Err() != nil {
+		return err
+	}
+	if _, copyErr := io.Copy(io.Discard, rest); copyErr != nil {
+		if length, ok := errors.AsType[*MismatchError](copyErr); ok {
+			return length
+		}
+		return err
+	}
+	if got := blob.Sum(); got != want {
+		return &MismatchError{What: "blob", Want: string(want), Got: string(got)}
+	}
+	return err
+}
+
+// promised compares what came with what was announced.
+func promised(blob storage.BlobWriter, want storage.Blob, res layertar.Result) error {
+	if got := blob.Sum(); got != want.Digest {
+		return &MismatchError{What: "blob", Want: string(want.Digest), Got: string(got)}
+	}
 	if res.DiffID != want.DiffID {
 		return &MismatchError{
 			What: "layer of blob " + string(want.Digest), Want: "diff ID " + string(want.DiffID), Got: string(res.DiffID),
 		}
 	}
-	_, _, err := blob.Commit(want.Digest)
-	return err
+	return nil
 }
 
 // knownKey is where the record of a layer from outside is found again.

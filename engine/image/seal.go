@@ -33,6 +33,9 @@ const (
 type SealOptions struct {
 	// Compress asks for compressed blobs as well as diff IDs.
 	Compress bool
+	// Tell, which may be nil, hears how much of a layer was read: of total, which
+	// is about right, and the last time with done. Called by several goroutines.
+	Tell func(layer string, read, total int64, done bool)
 }
 
 // SealedLayer is a layer with its digests.
@@ -107,7 +110,7 @@ func sealLayers(ctx context.Context, s Stores, layers []storage.Layer, o SealOpt
 		}
 		first[l.ID] = i
 		g.Go(func() error {
-			seal, err := sealLayer(gctx, s, l.ID, o)
+			seal, err := sealLayer(gctx, s, l, o)
 			if err != nil {
 				return fmt.Errorf("layer %.12s: %w", l.ID, err)
 			}
@@ -125,8 +128,8 @@ func sealLayers(ctx context.Context, s Stores, layers []storage.Layer, o SealOpt
 }
 
 // sealLayer returns the layer's seal, from the store when it holds enough.
-func sealLayer(ctx context.Context, s Stores, id storage.LayerID, o SealOptions) (storage.Seal, error) {
-	known, ok, err := s.Seals.Seal(ctx, id)
+func sealLayer(ctx context.Context, s Stores, l storage.Layer, o SealOptions) (storage.Seal, error) {
+	known, ok, err := s.Seals.Seal(ctx, l.ID)
 	if err != nil {
 		return known, err
 	}
@@ -139,11 +142,14 @@ func sealLayer(ctx context.Context, s Stores, id storage.LayerID, o SealOptions)
 			return known, err
 		}
 	}
-	seal, err := writeLayer(ctx, s, id, o)
+	seal, err := writeLayer(ctx, s, l, o)
 	if err != nil {
 		return seal, err
 	}
-	return seal, s.Seals.PutSeal(ctx, id, seal)
+	if o.Tell != nil {
+		o.Tell(string(l.Identity), seal.TarBytes, seal.TarBytes, true)
+	}
+	return seal, s.Seals.PutSeal(ctx, l.ID, seal)
 }
 
 // hasBlob reports whether the blob is in the store.
@@ -159,20 +165,24 @@ func hasBlob(ctx context.Context, blobs storage.Blobs, d storage.Digest) (bool, 
 }
 
 // writeLayer reads the layer once and computes all that is asked for.
-func writeLayer(ctx context.Context, s Stores, id storage.LayerID, o SealOptions) (storage.Seal, error) {
-	dir, err := s.Layers.Dir(id)
+func writeLayer(ctx context.Context, s Stores, l storage.Layer, o SealOptions) (storage.Seal, error) {
+	dir, err := s.Layers.Dir(l.ID)
 	if err != nil {
 		return storage.Seal{}, err
 	}
 	if o.Compress {
-		return compress(ctx, s.Blobs, dir)
+		tell := func(int64) {}
+		if o.Tell != nil {
+			tell = func(n int64) { o.Tell(string(l.Identity), n, max(n, l.SizeBytes), false) }
+		}
+		return compress(ctx, s.Blobs, dir, tell)
 	}
 	res, err := layertar.Write(ctx, io.Discard, dir, layertar.WriteOptions{})
 	return storage.Seal{DiffID: res.DiffID, TarBytes: res.TarBytes}, err
 }
 
 // compress writes the layer's tar into a new blob.
-func compress(ctx context.Context, blobs storage.Blobs, dir string) (seal storage.Seal, err error) {
+func compress(ctx context.Context, blobs storage.Blobs, dir string, tell func(read int64)) (seal storage.Seal, err error) {
 	bw, err := blobs.Create(ctx)
 	if err != nil {
 		return seal, err
@@ -183,7 +193,7 @@ func compress(ctx context.Context, blobs storage.Blobs, dir string) (seal storag
 	if err != nil {
 		return seal, err
 	}
-	res, err := layertar.Write(ctx, zw, dir, layertar.WriteOptions{})
+	res, err := layertar.Write(ctx, &toldWriter{w: zw, tell: tell}, dir, layertar.WriteOptions{})
 	// Close always: it ends the compressor's goroutines.
 	if err = errors.Join(err, zw.Close()); err != nil {
 		return seal, err
@@ -195,6 +205,20 @@ func compress(ctx context.Context, blobs storage.Blobs, dir string) (seal storag
 	return storage.Seal{
 		DiffID: res.DiffID, Blob: blob, MediaType: MediaTypeGzip, BlobBytes: size, TarBytes: res.TarBytes,
 	}, nil
+}
+
+// toldWriter tells how much was written.
+type toldWriter struct {
+	w    io.Writer
+	n    int64
+	tell func(n int64)
+}
+
+func (t *toldWriter) Write(p []byte) (int, error) {
+	n, err := t.w.Write(p)
+	t.n += int64(n)
+	t.tell(t.n)
+	return n, err
 }
 
 // hashWriter computes the digest that Commit has to find again.

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/mstage/mstage/engine/dockerfile"
+	"github.com/mstage/mstage/engine/fetch"
 	"github.com/mstage/mstage/engine/imageconfig"
 	"github.com/mstage/mstage/engine/resolve"
 	"github.com/mstage/mstage/engine/stage"
@@ -257,6 +258,12 @@ func (m *maker) source(ctx context.Context, b *resolve.Binding) (Source, error) 
 		return Source{Image: &i}, err
 	case b.Unknown:
 		return m.unknown(r), nil
+	case r.Content != nil && r.Content.Manifest != nil:
+		i, err := m.content(r, b.Ref.Word.Pos)
+		if err != nil {
+			return Source{}, m.bindings.Graph.File.Errorf(b.Ref.Word.Pos, len(b.Ref.Raw), "", "%s: %v", r.Reference, err)
+		}
+		return Source{Image: &i}, nil
 	case r.Content != nil:
 		return Source{}, m.bindings.Graph.File.Errorf(b.Ref.Word.Pos, len(b.Ref.Raw), "", "%s: sources that have to be fetched are not supported yet", r.Reference)
 	default:
@@ -278,6 +285,43 @@ func (m *maker) image(ctx context.Context, r pluginapi.Resolved) (int, error) {
 	m.images[key] = i
 	m.plan.Images = append(m.plan.Images, Image{Reference: r.Reference, Source: r.Source, ID: img.ID, Layers: img.Layers})
 	return i, nil
+}
+
+// content returns the index of an image that has to be fetched.
+func (m *maker) content(r pluginapi.Resolved, pos dockerfile.Position) (int, error) {
+	img, err := Fetched(r)
+	if err != nil {
+		return 0, err
+	}
+	key := r.Content.Digest + " " + r.Reference
+	if i, ok := m.images[key]; ok {
+		return i, nil
+	}
+	i := len(m.plan.Images)
+	m.images[key], img.Pos = i, pos
+	m.plan.Images = append(m.plan.Images, img)
+	return i, nil
+}
+
+// Fetched returns the image that a source's answer promises. What the manifest
+// and config say is checked, because cache keys are made of it.
+func Fetched(r pluginapi.Resolved) (Image, error) {
+	c := *r.Content
+	manifest, err := fetch.Manifest(c.Manifest, c.MediaType, c.Config)
+	if err != nil {
+		return Image{}, err
+	}
+	img := Image{
+		Reference: r.Reference, Source: r.Source, ID: storage.DigestBytes(c.Config),
+		Content: &Content{Manifest: manifest, Config: c.Config},
+	}
+	for _, b := range manifest.Blobs {
+		img.Layers = append(img.Layers, storage.Layer{Identity: b.DiffID})
+	}
+	c.Manifest, c.Config = nil, nil // they cross once
+	r.Content = &c
+	img.Content.Resolved = r
+	return img, nil
 }
 
 // unknown stands for a source that only `mstage plan` leaves open.

@@ -9,6 +9,7 @@ package plan
 import (
 	"github.com/mstage/mstage/engine/dockerfile"
 	"github.com/mstage/mstage/engine/imageconfig"
+	"github.com/mstage/mstage/pkg/pluginapi"
 	"github.com/mstage/mstage/storage"
 )
 
@@ -28,12 +29,25 @@ type Plan struct {
 	Images []Image `json:"images,omitempty"`
 }
 
-// Image is a pinned image of the local store.
+// Image is a pinned image: one of the local store, or content that has to be
+// fetched first.
 type Image struct {
-	Reference string          `json:"reference"`
-	Source    string          `json:"source"` // the pluginapi.Source that answered
-	ID        storage.Digest  `json:"id"`
-	Layers    []storage.Layer `json:"layers"`
+	Reference string         `json:"reference"`
+	Source    string         `json:"source"` // the pluginapi.Source that answered
+	ID        storage.Digest `json:"id"`
+	// Layers have no ID where Content is set: only their identity is known.
+	Layers  []storage.Layer `json:"layers"`
+	Content *Content        `json:"content,omitempty"`
+	// Pos is where Content is first named.
+	Pos dockerfile.Position `json:"pos,omitzero"`
+}
+
+// Content is an image that a source has.
+type Content struct {
+	// Resolved is the source's answer, without what is in the other fields.
+	Resolved pluginapi.Resolved `json:"resolved"`
+	Manifest storage.Manifest   `json:"manifest"`
+	Config   []byte             `json:"config"`
 }
 
 // Source says where files come from: exactly one field is set, or none for the

@@ -28,7 +28,8 @@ const (
 // What happens to the Item of a StepProgress.
 const (
 	TransferDownload = "downloading"
-	TransferUnpack   = "extracting" // after its last byte came
+	TransferUnpack   = "extracting"  // after its last byte came
+	TransferCompress = "compressing" // into a blob, before it goes out
 	TransferUpload   = "pushing"
 	TransferExists   = "already exists" // nothing is transferred; the item's only event
 	TransferDone     = "done"
@@ -47,7 +48,8 @@ type Event struct {
 	Stream int `json:"stream,omitempty"`
 	// Data is output as bytes (base64 in JSON), cut at no particular place.
 	Data []byte `json:"data,omitempty"`
-	// Item names one transfer of the step: a blob's digest.
+	// Item names one transfer of the step: the digest of a blob, of a layer that
+	// becomes one, or "archive".
 	Item   string `json:"item,omitempty"`
 	Status string `json:"status,omitempty"`
 	// Current of Total bytes were transferred; Total is 0 when not known.

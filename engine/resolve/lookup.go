@@ -72,6 +72,7 @@ func (b *binder) describe(ctx context.Context) error {
 func (b *binder) lookUp(ctx context.Context, index int, ref stage.Ref) (r pluginapi.Resolved, known bool, err error) {
 	closed := b.options.Offline || b.options.AllowUnknown
 	checked := false
+	var told string // what a source that went far says of a word that it doesn't know
 	for i := range b.sources {
 		s := &b.sources[i]
 		if len(s.Schemes) > 0 && !s.claims(ref.Word.Text) {
@@ -94,10 +95,13 @@ func (b *binder) lookUp(ctx context.Context, index int, ref stage.Ref) (r plugin
 			return r, true, nil
 		case ctx.Err() != nil:
 			return r, false, context.Cause(ctx)
-		case !isNotFound(err):
+		case !pluginapi.IsNotFound(err):
 			return r, false, b.refused(index, s, ref, err)
 		case len(s.Schemes) > 0:
-			return r, false, b.notFound(ref, b.lookedAmong(ref.Word.Text))
+			return r, false, b.notFound(ref, b.lookedAmong(ref.Word.Text, err.Error()))
+		}
+		if s.has(pluginapi.CapabilityNetwork) {
+			told = err.Error()
 		}
 	}
 	if err := b.misnamed(index, ref); err != nil {
@@ -106,14 +110,7 @@ func (b *binder) lookUp(ctx context.Context, index int, ref stage.Ref) (r plugin
 	if b.options.AllowUnknown {
 		return r, false, nil
 	}
-	return r, false, b.notFound(ref, b.lookedAmong(ref.Word.Text))
-}
-
-// isNotFound reports whether the next source is to be asked. A refusal ends the
-// look-up, whatever its cause.
-func isNotFound(err error) bool {
-	var refusal *pluginapi.Error
-	return errors.Is(err, pluginapi.ErrNotFound) && !errors.As(err, &refusal)
+	return r, false, b.notFound(ref, b.lookedAmong(ref.Word.Text, told))
 }
 
 // ask asks one source, at most once when its answer can't depend on the place.
@@ -188,8 +185,9 @@ func (b *binder) notFound(ref stage.Ref, hint string) error {
 	return e
 }
 
-// lookedAmong says what was looked through, each kind once.
-func (b *binder) lookedAmong(word string) string {
+// lookedAmong says what was looked through, each kind once, and what a source
+// told about it.
+func (b *binder) lookedAmong(word, told string) string {
 	var summaries []string
 	for i := range b.sources {
 		s := &b.sources[i]
@@ -201,6 +199,9 @@ func (b *binder) lookedAmong(word string) string {
 	var hints []string
 	if len(summaries) > 0 {
 		hints = append(hints, "looked among "+strings.Join(summaries, ", "))
+	}
+	if told != "" {
+		hints = append(hints, told)
 	}
 	if b.options.Hint != "" {
 		hints = append(hints, b.options.Hint)

@@ -6,6 +6,7 @@
 package worker
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -39,6 +40,8 @@ type Job struct {
 	Prune   *Prune   `json:"prune,omitempty"`
 	Usage   *Usage   `json:"usage,omitempty"`
 	Unshare *Unshare `json:"unshare,omitempty"`
+	Pull    *Pull    `json:"pull,omitempty"`
+	Push    *Push    `json:"push,omitempty"`
 }
 
 // Build runs a plan and delivers its outputs.
@@ -158,6 +161,17 @@ type Unshare struct {
 	Args []string `json:"args"`
 }
 
+// Pull brings images from a source into the store, under their references.
+type Pull struct {
+	Images []plan.Image `json:"images"`
+}
+
+// Push seals an image and asks for it to be sent away under each of the names.
+type Push struct {
+	Image storage.Image `json:"image"`
+	Names []string      `json:"names"`
+}
+
 // Result is what a job that succeeded came to.
 type Result struct {
 	// Image is what a build or an import made.
@@ -174,6 +188,8 @@ type Result struct {
 	Usage *storage.Usage `json:"usage,omitempty"`
 	// Exports describe the outputs besides the store, in order.
 	Exports []Export `json:"exports,omitempty"`
+	// Images are what a Pull brought, in order.
+	Images []storage.Image `json:"images,omitempty"`
 }
 
 // Export is one finished output.
@@ -204,12 +220,14 @@ type Control struct {
 	Cancel bool `json:"cancel,omitempty"`
 	// Resize is a terminal's new size {rows, columns}.
 	Resize *[2]uint16 `json:"resize,omitempty"`
+	Answer *Answer    `json:"answer,omitempty"`
 }
 
 // Report is what the worker sends. Exactly one field is set; Done or Failure is
 // the last.
 type Report struct {
 	Event   *progress.Event `json:"event,omitempty"`
+	Ask     *Ask            `json:"ask,omitempty"`
 	Done    *Result         `json:"done,omitempty"`
 	Failure *Failure        `json:"failure,omitempty"`
 }
@@ -225,6 +243,9 @@ type LaunchOptions struct {
 	Terminal bool
 	// NoStore says that the job works without a store.
 	NoStore bool
+	// Streams is the worker's end of the socket for open files. It stays the
+	// caller's.
+	Streams *os.File
 }
 
 // Process is one worker process with the socket to it.
@@ -241,49 +262,88 @@ type Process interface {
 // errNoAnswer says that the worker died without a word.
 var errNoAnswer = errors.New("the worker process ended without an answer")
 
+// Caller is who hands a job to a worker.
+type Caller struct {
+	// Sink gets the worker's events. Required.
+	Sink progress.Sink
+	// Resize delivers sizes of the terminal; may be nil.
+	Resize <-chan [2]uint16
+	// Help does what the worker asks for; nil for jobs that ask for nothing.
+	Help Helper
+}
+
 // Client is the CLI's end.
 type Client struct {
-	proc Process
+	Caller
+
+	proc    Process
+	streams *Streams
+	helping sync.WaitGroup
 
 	mu  sync.Mutex
 	enc *json.Encoder // guarded by mu
 }
 
-// Call launches a worker, hands it the job, forwards its events and returns its
-// answer. stop, when closed, cancels the job; the worker answers all the same.
-// resize may be nil.
-func Call(l Launcher, job Job, sink progress.Sink, stop <-chan struct{}, resize <-chan [2]uint16) (*Result, error) {
+// Call launches a worker, hands it the job, forwards its events, helps it and
+// returns its answer. The end of ctx cancels the job; the worker answers all the
+// same.
+func Call(ctx context.Context, l Launcher, job Job, caller Caller) (*Result, error) {
 	job.Version = Version
-	proc, err := l.Launch(LaunchOptions{Terminal: job.Run != nil || job.Unshare != nil, NoStore: job.Unshare != nil})
-	if err != nil {
+	c := &Client{Caller: caller}
+	if err := c.launch(l, job); err != nil {
 		return nil, err
 	}
-	if notice := proc.Notice(); notice != "" {
-		sink.Send(progress.Event{Kind: progress.Warning, Time: time.Now(), Message: notice})
-	}
-	c := &Client{proc: proc, enc: json.NewEncoder(proc)}
+	helpCtx, cancel := context.WithCancel(ctx)
 	over := make(chan struct{})
 	defer func() {
 		close(over)
-		_ = proc.Close()
-		_ = proc.Wait() // its answer has come, or errNoAnswer says that none did
+		cancel()
+		_ = c.streams.conn.Close()
+		c.helping.Wait()
+		_ = c.proc.Close()
+		_ = c.proc.Wait() // its answer has come, or errNoAnswer says that none did
 	}()
 	if err := c.send(job); err != nil {
 		// Its text only: a socket that broke must not look like a closed output.
 		return nil, fmt.Errorf("%w: %s", errNoAnswer, err.Error())
 	}
-	go c.forward(stop, resize, over)
-	return c.receive(sink)
+	go c.forward(ctx.Done(), over)
+	return c.receive(helpCtx)
+}
+
+// launch starts the worker.
+func (c *Client) launch(l Launcher, job Job) error {
+	own, theirs, err := socketPair()
+	if err != nil {
+		return err
+	}
+	defer theirs.Close()
+	conn, err := packetConn(own)
+	if err != nil {
+		return err
+	}
+	c.streams = newStreams(conn)
+	c.proc, err = l.Launch(LaunchOptions{
+		Terminal: job.Run != nil || job.Unshare != nil, NoStore: job.Unshare != nil, Streams: theirs,
+	})
+	if err != nil {
+		return errors.Join(err, conn.Close())
+	}
+	c.enc = json.NewEncoder(c.proc)
+	if notice := c.proc.Notice(); notice != "" {
+		c.Sink.Send(progress.Event{Kind: progress.Warning, Time: time.Now(), Message: notice})
+	}
+	return nil
 }
 
 // forward sends control messages until the job is over.
-func (c *Client) forward(stop <-chan struct{}, resize <-chan [2]uint16, over <-chan struct{}) {
+func (c *Client) forward(stop, over <-chan struct{}) {
 	for {
 		select {
 		case <-stop:
 			stop = nil
 			_ = c.send(Control{Cancel: true}) // a worker that is gone needs no cancel
-		case size := <-resize:
+		case size := <-c.Resize:
 			_ = c.send(Control{Resize: &size})
 		case <-over:
 			return
@@ -297,7 +357,7 @@ func (c *Client) send(v any) error {
 	return c.enc.Encode(v)
 }
 
-func (c *Client) receive(sink progress.Sink) (*Result, error) {
+func (c *Client) receive(ctx context.Context) (*Result, error) {
 	dec := json.NewDecoder(c.proc)
 	for {
 		var r Report
@@ -306,7 +366,9 @@ func (c *Client) receive(sink progress.Sink) (*Result, error) {
 		}
 		switch {
 		case r.Event != nil:
-			sink.Send(*r.Event)
+			c.Sink.Send(*r.Event)
+		case r.Ask != nil:
+			c.help(ctx, *r.Ask)
 		case r.Failure != nil:
 			return nil, r.Failure
 		case r.Done != nil:
@@ -315,17 +377,37 @@ func (c *Client) receive(sink progress.Sink) (*Result, error) {
 	}
 }
 
+// help does what the worker asks for, beside everything else.
+func (c *Client) help(ctx context.Context, a Ask) {
+	c.helping.Go(func() {
+		answer := Answer{Failure: &Failure{Message: "nobody here can help the worker", Code: 1}}
+		if c.Help != nil {
+			answer = c.Help(ctx, a, c.streams)
+		}
+		answer.ID, answer.Streams = a.ID, c.streams.count(a.ID)
+		_ = c.send(Control{Answer: &answer}) // a worker that is gone needs no answer
+	})
+}
+
 // Server is the worker's end.
 type Server struct {
-	dec *json.Decoder
+	dec  *json.Decoder
+	asks asks
 
 	mu  sync.Mutex
 	enc *json.Encoder // guarded by mu
 }
 
-// NewServer speaks over conn.
-func NewServer(conn *os.File) *Server {
-	return &Server{dec: json.NewDecoder(conn), enc: json.NewEncoder(conn)}
+// NewServer speaks over conn, and takes open files over streams, which it
+// closes.
+func NewServer(conn, streams *os.File) (*Server, error) {
+	s := &Server{dec: json.NewDecoder(conn), enc: json.NewEncoder(conn)}
+	files, err := packetConn(streams)
+	if err != nil {
+		return nil, fmt.Errorf("take streams: %w", err)
+	}
+	go s.receiveStreams(files)
+	return s, nil
 }
 
 // Job receives the job.
@@ -340,11 +422,20 @@ func (s *Server) Job() (Job, error) {
 	return j, nil
 }
 
-// Control receives the next control message. io.EOF means that the CLI is gone.
+// Control receives the next control message; answers go to who asked. io.EOF
+// means that the CLI is gone.
 func (s *Server) Control() (Control, error) {
-	var c Control
-	err := s.dec.Decode(&c)
-	return c, err
+	for {
+		var c Control
+		if err := s.dec.Decode(&c); err != nil {
+			s.asks.end()
+			return c, err
+		}
+		if c.Answer == nil {
+			return c, nil
+		}
+		s.asks.answered(*c.Answer)
+	}
 }
 
 // Send tells an event. It implements progress.Sink. A CLI that is gone is

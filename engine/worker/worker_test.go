@@ -2,6 +2,7 @@ package worker_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -37,7 +38,7 @@ func (p fakeWorker) Wait() error { <-p.over; return nil }
 // launcher starts a goroutine for each worker.
 type launcher struct {
 	t      *testing.T
-	serve  func(conn *os.File)
+	serve  func(s *worker.Server, conn *os.File)
 	err    error
 	notice string
 	asked  worker.LaunchOptions
@@ -49,13 +50,40 @@ func (l *launcher) Launch(o worker.LaunchOptions) (worker.Process, error) {
 		return nil, l.err
 	}
 	client, server := socketpair(l.t)
+	streams := duplicate(l.t, o.Streams) // the process's own, as after fork
+	l.asked.Streams = nil
 	p := fakeWorker{File: client, over: make(chan struct{}), notice: l.notice}
 	go func() {
 		defer close(p.over)
 		defer server.Close()
-		l.serve(server)
+		s, err := worker.NewServer(server, streams)
+		if err != nil {
+			l.t.Error(err)
+			return
+		}
+		l.serve(s, server)
 	}()
 	return p, nil
+}
+
+// newServer is a worker's end to which no open files come.
+func newServer(t *testing.T, conn *os.File) *worker.Server {
+	t.Helper()
+	_, streams := socketpair(t)
+	s, err := worker.NewServer(conn, streams)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func duplicate(t *testing.T, f *os.File) *os.File {
+	t.Helper()
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return os.NewFile(uintptr(fd), f.Name())
 }
 
 func socketpair(t *testing.T) (client, server *os.File) {
@@ -142,8 +170,7 @@ func TestEveryFieldOfEveryJobCrosses(t *testing.T) {
 	for kind, want := range all {
 		t.Run(kind, func(t *testing.T) {
 			var got worker.Job
-			l := &launcher{t: t, serve: func(conn *os.File) {
-				s := worker.NewServer(conn)
+			l := &launcher{t: t, serve: func(s *worker.Server, _ *os.File) {
 				var err error
 				if got, err = s.Job(); err != nil {
 					t.Error(err)
@@ -152,7 +179,7 @@ func TestEveryFieldOfEveryJobCrosses(t *testing.T) {
 					t.Error(err)
 				}
 			}}
-			if _, err := worker.Call(l, want, &collect{}, nil, nil); err != nil {
+			if _, err := worker.Call(t.Context(), l, want, worker.Caller{Sink: &collect{}}); err != nil {
 				t.Fatal(err)
 			}
 			if !reflect.DeepEqual(got, want) {
@@ -223,7 +250,7 @@ func TestAJobOfAnotherVersionIsRefused(t *testing.T) {
 	defer server.Close()
 	fmt.Fprintf(client, `{"version": %d, "prune": {}}`, worker.Version+1)
 	client.Close()
-	_, err := worker.NewServer(server).Job()
+	_, err := newServer(t, server).Job()
 	if want := fmt.Sprintf("job of protocol %d, this worker speaks %d", worker.Version+1, worker.Version); err == nil || err.Error() != want {
 		t.Errorf("got %v, want %q", err, want)
 	}
@@ -234,7 +261,7 @@ func TestWhatIsNoJobIsAnError(t *testing.T) {
 		client, server := socketpair(t)
 		fmt.Fprint(client, text)
 		client.Close()
-		if _, err := worker.NewServer(server).Job(); err == nil {
+		if _, err := newServer(t, server).Job(); err == nil {
 			t.Errorf("%s: got no error", name)
 		}
 		server.Close()
@@ -243,8 +270,7 @@ func TestWhatIsNoJobIsAnError(t *testing.T) {
 
 func TestEventsComeBeforeTheAnswerAndWhole(t *testing.T) {
 	big := bytes.Repeat([]byte{0, 0xff, '\n'}, 1<<20)
-	l := &launcher{t: t, serve: func(conn *os.File) {
-		s := worker.NewServer(conn)
+	l := &launcher{t: t, serve: func(s *worker.Server, _ *os.File) {
 		_, _ = s.Job()
 		s.Send(progress.Event{Kind: progress.StepOutput, Vertex: 1, Data: big})
 		var wg sync.WaitGroup
@@ -259,7 +285,7 @@ func TestEventsComeBeforeTheAnswerAndWhole(t *testing.T) {
 		_ = s.Report(worker.Report{Done: &worker.Result{ExitCode: 42}})
 	}}
 	sink := &collect{}
-	res, err := worker.Call(l, worker.Job{}, sink, nil, nil)
+	res, err := worker.Call(t.Context(), l, worker.Job{}, worker.Caller{Sink: sink})
 	if err != nil || res.ExitCode != 42 {
 		t.Fatalf("got %+v, %v, want code 42", res, err)
 	}
@@ -270,12 +296,11 @@ func TestEventsComeBeforeTheAnswerAndWhole(t *testing.T) {
 
 func TestAFailureIsTheErrorOfTheCall(t *testing.T) {
 	want := worker.Failure{Message: "m", Hint: "h", Code: 3, Rendered: "r", Vertex: 2, Pos: &dockerfile.Position{File: "f", Line: 1}}
-	l := &launcher{t: t, serve: func(conn *os.File) {
-		s := worker.NewServer(conn)
+	l := &launcher{t: t, serve: func(s *worker.Server, _ *os.File) {
 		_, _ = s.Job()
 		_ = s.Report(worker.Report{Failure: &want})
 	}}
-	_, err := worker.Call(l, worker.Job{}, &collect{}, nil, nil)
+	_, err := worker.Call(t.Context(), l, worker.Job{}, worker.Caller{Sink: &collect{}})
 	got, ok := errors.AsType[*worker.Failure](err)
 	if !ok || !reflect.DeepEqual(*got, want) || err.Error() != "m" {
 		t.Errorf("got %+v, want %+v", got, want)
@@ -283,15 +308,15 @@ func TestAFailureIsTheErrorOfTheCall(t *testing.T) {
 }
 
 func TestAWorkerThatDiesWithoutAnAnswerIsAnError(t *testing.T) {
-	for name, serve := range map[string]func(conn *os.File){
-		"before the job":    func(*os.File) {},
-		"after the job":     func(conn *os.File) { _, _ = worker.NewServer(conn).Job() },
-		"after an event":    func(conn *os.File) { s := worker.NewServer(conn); _, _ = s.Job(); s.Send(progress.Event{}) },
-		"in half an answer": func(conn *os.File) { _, _ = worker.NewServer(conn).Job(); fmt.Fprint(conn, `{"done": {`) },
-		"with other words":  func(conn *os.File) { _, _ = worker.NewServer(conn).Job(); fmt.Fprint(conn, "panic: oh no\n") },
+	for name, serve := range map[string]func(s *worker.Server, conn *os.File){
+		"before the job":    func(*worker.Server, *os.File) {},
+		"after the job":     func(s *worker.Server, _ *os.File) { _, _ = s.Job() },
+		"after an event":    func(s *worker.Server, _ *os.File) { _, _ = s.Job(); s.Send(progress.Event{}) },
+		"in half an answer": func(s *worker.Server, conn *os.File) { _, _ = s.Job(); fmt.Fprint(conn, `{"done": {`) },
+		"with other words":  func(s *worker.Server, conn *os.File) { _, _ = s.Job(); fmt.Fprint(conn, "panic: oh no\n") },
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := worker.Call(&launcher{t: t, serve: serve}, jobs()["Build"], &collect{}, nil, nil)
+			_, err := worker.Call(t.Context(), &launcher{t: t, serve: serve}, jobs()["Build"], worker.Caller{Sink: &collect{}})
 			if err == nil || !strings.Contains(err.Error(), "the worker process ended without an answer") {
 				t.Errorf("got %v, want the worker's end", err)
 			}
@@ -301,16 +326,17 @@ func TestAWorkerThatDiesWithoutAnAnswerIsAnError(t *testing.T) {
 
 func TestAWorkerThatCantBeStartedIsAnError(t *testing.T) {
 	broken := errors.New("no namespaces")
-	if _, err := worker.Call(&launcher{t: t, err: broken}, worker.Job{}, &collect{}, nil, nil); !errors.Is(err, broken) {
+	if _, err := worker.Call(t.Context(), &launcher{t: t, err: broken}, worker.Job{}, worker.Caller{Sink: &collect{}}); !errors.Is(err, broken) {
 		t.Errorf("got %v, want the launcher's error", err)
 	}
 }
 
 func TestCancelAndSizesReachTheWorker(t *testing.T) {
-	stop, resize := make(chan struct{}), make(chan [2]uint16)
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	resize := make(chan [2]uint16)
 	var got []worker.Control
-	l := &launcher{t: t, serve: func(conn *os.File) {
-		s := worker.NewServer(conn)
+	l := &launcher{t: t, serve: func(s *worker.Server, _ *os.File) {
 		_, _ = s.Job()
 		for range 3 {
 			c, err := s.Control()
@@ -325,9 +351,9 @@ func TestCancelAndSizesReachTheWorker(t *testing.T) {
 	go func() {
 		resize <- [2]uint16{24, 80}
 		resize <- [2]uint16{50, 132}
-		close(stop)
+		stop()
 	}()
-	_, err := worker.Call(l, worker.Job{Run: &worker.Run{}}, &collect{}, stop, resize)
+	_, err := worker.Call(ctx, l, worker.Job{Run: &worker.Run{}}, worker.Caller{Sink: &collect{}, Resize: resize})
 	if err == nil || err.Error() != "canceled" {
 		t.Errorf("got %v, want the answer of the canceled worker", err)
 	}
@@ -339,7 +365,7 @@ func TestCancelAndSizesReachTheWorker(t *testing.T) {
 func TestAWorkerSeesTheEndOfItsCaller(t *testing.T) {
 	client, server := socketpair(t)
 	defer server.Close()
-	s := worker.NewServer(server)
+	s := newServer(t, server)
 	client.Close()
 	if _, err := s.Control(); !errors.Is(err, io.EOF) {
 		t.Errorf("got %v, want io.EOF", err)
@@ -351,13 +377,12 @@ func TestAWorkerSeesTheEndOfItsCaller(t *testing.T) {
 }
 
 func TestWhatTheHostKeepsTheWorkerFromIsTold(t *testing.T) {
-	l := &launcher{t: t, notice: "one owner only", serve: func(conn *os.File) {
-		s := worker.NewServer(conn)
+	l := &launcher{t: t, notice: "one owner only", serve: func(s *worker.Server, _ *os.File) {
 		_, _ = s.Job()
 		_ = s.Report(worker.Report{Done: &worker.Result{}})
 	}}
 	sink := &collect{}
-	if _, err := worker.Call(l, worker.Job{}, sink, nil, nil); err != nil {
+	if _, err := worker.Call(t.Context(), l, worker.Job{}, worker.Caller{Sink: sink}); err != nil {
 		t.Fatal(err)
 	}
 	if len(sink.events) != 1 || sink.events[0].Kind != progress.Warning || sink.events[0].Message != "one owner only" {

@@ -2,6 +2,8 @@ package pluginapi
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -30,6 +32,13 @@ func (NoContent) Fetch(_ context.Context, r Resolved, _ Selection, _ Receiver) e
 	return fmt.Errorf("fetch %q: %w", r.Reference, ErrNoContent)
 }
 
+// IsNotFound reports whether an error of Resolve says that the next source is to
+// be asked. A refusal ends the look-up, whatever its cause.
+func IsNotFound(err error) bool {
+	var refusal *Error
+	return errors.Is(err, ErrNotFound) && !errors.As(err, &refusal)
+}
+
 // Check reports what is wrong with r as the answer to q: it is not exactly one
 // kind, it names a stage that q does not list, a digest is malformed, or it is
 // not the locked one.
@@ -53,8 +62,26 @@ func (r Resolved) Check(q Request) error {
 	if err := checkDigest(r.Content.Digest); err != nil {
 		return err
 	}
+	if err := r.Content.check(); err != nil {
+		return fmt.Errorf("answer for %q: %w", q.Reference, err)
+	}
 	if q.LockedDigest != "" && r.Content.Digest != q.LockedDigest {
 		return fmt.Errorf("answer for %q is %s, locked is %s", q.Reference, r.Content.Digest, q.LockedDigest)
+	}
+	return nil
+}
+
+// check reports a manifest that is not what the digest says.
+func (c *Content) check() error {
+	if c.Manifest == nil {
+		return nil
+	}
+	if c.Config == nil {
+		return errors.New("it has a manifest but no config")
+	}
+	sum := sha256.Sum256(c.Manifest)
+	if got := "sha256:" + hex.EncodeToString(sum[:]); got != c.Digest {
+		return fmt.Errorf("its manifest has the digest %s, not %s", got, c.Digest)
 	}
 	return nil
 }

@@ -16,6 +16,14 @@ import (
 // reference: the next source is asked.
 var ErrNotFound = errors.New("not found")
 
+// Causes that an *Error may wrap: they decide the exit code of the build.
+var (
+	// ErrNetwork is a network or a registry that does not do its part.
+	ErrNetwork = errors.New("network or registry failure")
+	// ErrAuth is access denied for want of credentials, or with those given.
+	ErrAuth = errors.New("access denied")
+)
+
 // Error is a refusal that ends the look-up: the reference is the source's to
 // answer, and the answer is no. Hint is shown apart from the message.
 type Error struct {
@@ -109,19 +117,36 @@ type Content struct {
 	SizeHint int64 `json:"sizeHint,omitempty"`
 	// Config is an OCI image config for FROM, nil when the source has none.
 	Config []byte `json:"config,omitempty"`
+	// Manifest is an OCI or docker image manifest with Digest as its digest, nil
+	// when the content is no image of a registry. With it Config is required,
+	// the host asks for single layers, and the image keeps its digest.
+	Manifest []byte `json:"manifest,omitempty"`
+	// MediaType is the manifest's.
+	MediaType string `json:"mediaType,omitempty"`
 }
 
-// Selection narrows a Fetch to what is needed. Empty Paths means everything.
+// Selection narrows a Fetch to what is needed. Empty fields mean everything.
 type Selection struct {
 	Paths []string
+	// Layers are digests of layers in Content.Manifest: only these are wanted.
+	Layers []string
+}
+
+// Layer is one layer that a Fetch delivers.
+type Layer struct {
+	// Digest is that of the blob in Content.Manifest, "" without a manifest.
+	Digest string
+	// MediaType may be "" when not known.
+	MediaType string
 }
 
 // Receiver takes what a Fetch delivers: either one root file system tar, or
-// layer tars from the lowest up.
+// layer tars.
 type Receiver interface {
-	// Layer takes one layer as an OCI layer tar, compressed or not. mediaType
-	// may be "" when not known.
-	Layer(ctx context.Context, mediaType string, tar io.Reader) error
+	// Layer takes one layer as an OCI layer tar, compressed or not. Layers of a
+	// manifest may come in any order and several at once; others come from the
+	// lowest up, one after another.
+	Layer(ctx context.Context, l Layer, tar io.Reader) error
 	// RootFS takes a whole root file system as a tar. At most one call.
 	RootFS(ctx context.Context, tar io.Reader) error
 }

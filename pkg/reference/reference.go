@@ -110,6 +110,15 @@ func (r Reference) WithDefaultTag() Reference {
 	return r
 }
 
+// StoreName returns the name under which an image is kept: with a tag, or with a
+// digest and no tag.
+func (r Reference) StoreName() string {
+	if r.Digest != "" {
+		r.Tag = ""
+	}
+	return r.WithDefaultTag().String()
+}
+
 func (r Reference) suffix() string {
 	var s string
 	if r.Tag != "" {

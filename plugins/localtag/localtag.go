@@ -36,20 +36,22 @@ func (*Source) Describe(context.Context) (pluginapi.Description, error) {
 	}, nil
 }
 
-// Resolve answers the image that the word names after docker's normalisation.
-// A word with a digest names content rather than a tag and is not found here;
-// one that no image can have as its name is a *pluginapi.Error with the reason.
+// Resolve answers the image that the word names after docker's normalisation. A
+// word with a digest is the name of an image that was fetched by that digest; a
+// tag before it does not count. A word that no image can have as its name is a
+// *pluginapi.Error with the reason.
 func (s *Source) Resolve(ctx context.Context, r pluginapi.Request) (pluginapi.Resolved, error) {
 	if ctx.Err() != nil {
 		return pluginapi.Resolved{}, context.Cause(ctx)
 	}
-	name, err := reference.Normalize(r.Reference)
-	switch {
-	case errors.Is(err, reference.ErrDigest), storage.IsHex64(r.Reference):
+	if storage.IsHex64(r.Reference) {
 		return pluginapi.Resolved{}, fmt.Errorf("local image %q: %w", r.Reference, pluginapi.ErrNotFound)
-	case err != nil:
+	}
+	ref, err := reference.Parse(r.Reference)
+	if err != nil {
 		return pluginapi.Resolved{}, &pluginapi.Error{Message: err.Error(), Err: err}
 	}
+	name := ref.StoreName()
 	img, err := s.images.ByName(ctx, name)
 	switch {
 	case errors.Is(err, storage.ErrNotFound):

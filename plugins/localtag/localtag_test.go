@@ -19,7 +19,8 @@ func open(t *testing.T) storage.Images {
 		t.Fatal(err)
 	}
 	img := storage.Image{ID: storage.DigestBytes([]byte("image")), Config: []byte("{}")}
-	if err := ix.PutImage(t.Context(), img, "docker.io/library/busybox:latest", "localhost/x:1", "localhost:5000/me/x:latest"); err != nil {
+	if err := ix.PutImage(t.Context(), img, "docker.io/library/busybox:latest", "localhost/x:1", "localhost:5000/me/x:latest",
+		"docker.io/library/pinned@"+string(storage.DigestBytes([]byte("manifest")))); err != nil {
 		t.Fatal(err)
 	}
 	return ix
@@ -39,7 +40,8 @@ func TestTheSourceHoldsTheContract(t *testing.T) {
 		return plugintest.Fixture{
 			Source: localtag.New(open(t)),
 			Known: ask("busybox", "busybox:latest", "library/busybox", "docker.io/busybox", "index.docker.io/library/busybox:latest",
-				"localhost/x:1", "localhost:5000/me/x"),
+				"localhost/x:1", "localhost:5000/me/x",
+				"pinned@"+string(storage.DigestBytes([]byte("manifest"))), "pinned:3@"+string(storage.DigestBytes([]byte("manifest")))),
 			Unknown: ask("busybox:1", "x", "localhost/x", "me/x", "busybox@"+digest, strings.TrimPrefix(digest, "sha256:"), digest),
 			Refused: ask("Busybox", "busybox:", "a b", "", "../x", "busybox@sha256:12"),
 		}

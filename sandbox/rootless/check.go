@@ -43,9 +43,12 @@ func (r Report) OK() bool { return r.Rung != RungAuto }
 func Check(ctx context.Context) Report {
 	h := thisHost()
 	var r Report
-	r.Rows = append(r.Rows, checkKernel(kernelRelease()), h.checkUserNS(), h.checkMapTools(), h.checkSubIDs())
+	r.Rows = append(r.Rows, checkKernel(kernelRelease()), h.checkUserNS())
 	row, rung := checkWorker(ctx)
 	r.Rung = rung
+	if rung != RungOwnIDs { // which needs no other
+		r.Rows = append(r.Rows, h.checkMapTools(), h.checkSubIDs())
+	}
 	r.Rows = append(r.Rows, row, h.checkTun(), h.checkSeccomp(), h.checkCgroup())
 	return r
 }

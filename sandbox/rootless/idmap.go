@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 )
 
 // idMaps is what newuidmap and newgidmap are to write.
@@ -89,4 +90,44 @@ func writeSingleMap(pid int) error {
 		}
 	}
 	return nil
+}
+
+// mapsOwnIDs reports whether this process may map all ids of its namespace, as
+// root of a container may with docker's default capabilities. CAP_SETFCAP is for
+// mapping 0. Source: user_namespaces(7), "Linux 5.12".
+func mapsOwnIDs() bool {
+	return os.Geteuid() == 0 && hasCapabilities(unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_SETFCAP)
+}
+
+// writeOwnMaps maps every id of this namespace to itself.
+func writeOwnMaps(pid int) error {
+	for _, name := range []string{"uid_map", "gid_map"} {
+		own, err := os.ReadFile("/proc/self/" + name)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(fmt.Sprintf("/proc/%d/%s", pid, name), []byte(ownMap(string(own))), 0); err != nil {
+			return thisHost().mapError(err)
+		}
+	}
+	return nil
+}
+
+// allIDs is how many ids the initial namespace maps; programs take a namespace
+// that maps as many for that one, and mount overlays as its root could.
+const allIDs = "4294967295"
+
+// ownMap turns a map of this namespace into one for a namespace below it.
+// Source: user_namespaces(7): inside, outside, count.
+func ownMap(own string) string {
+	var b strings.Builder
+	for line := range strings.Lines(own) {
+		if f := strings.Fields(line); len(f) == 3 {
+			if f[2] == allIDs {
+				f[2] = "4294967294"
+			}
+			fmt.Fprintf(&b, "%s %s %s\n", f[0], f[0], f[2])
+		}
+	}
+	return b.String()
 }

@@ -34,6 +34,9 @@ const (
 	RungSubIDs         // caller is 0, subordinate ids follow from 1
 	RungSingleUID      // caller is 0, there is nobody else: chown and setgroups fail
 	RungRoot           // caller is root already: no user namespace
+	// RungOwnIDs: caller is root of a container, without the right to mount, and
+	// maps every id that the container has.
+	RungOwnIDs
 )
 
 func (r Rung) String() string {
@@ -44,6 +47,8 @@ func (r Rung) String() string {
 		return "single uid"
 	case RungRoot:
 		return "root"
+	case RungOwnIDs:
+		return "the container's own ids"
 	case RungAuto:
 		return "auto"
 	}
@@ -97,8 +102,11 @@ func Start(ctx context.Context, o Options) (*Worker, error) {
 	if o.Rung != RungAuto {
 		return startRung(ctx, o, o.Rung, nil)
 	}
-	if os.Geteuid() == 0 && hasSysAdmin() {
+	if os.Geteuid() == 0 && hasCapabilities(unix.CAP_SYS_ADMIN) {
 		return startRung(ctx, o, RungRoot, nil)
+	}
+	if mapsOwnIDs() {
+		return startRung(ctx, o, RungOwnIDs, nil)
 	}
 	w, err := startRung(ctx, o, RungSubIDs, nil)
 	var notice *HostError
@@ -206,6 +214,8 @@ func (w *Worker) enter(ctx context.Context, o Options, maps idMaps) error {
 		err = maps.write(ctx, w.cmd.Process.Pid)
 	case RungSingleUID:
 		err = writeSingleMap(w.cmd.Process.Pid)
+	case RungOwnIDs:
+		err = writeOwnMaps(w.cmd.Process.Pid)
 	case RungRoot, RungAuto:
 		goOn = goDirect
 	}
@@ -325,11 +335,17 @@ func socketPair(name string) (parent, child *os.File, err error) {
 	return os.NewFile(uintptr(fds[0]), name), os.NewFile(uintptr(fds[1]), name), nil
 }
 
-func hasSysAdmin() bool {
+// hasCapabilities reports whether this process has all of these capabilities.
+func hasCapabilities(wanted ...uint) bool {
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	if err := unix.Capget(&hdr, &data[0]); err != nil {
 		return false
 	}
-	return data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
+	for _, c := range wanted {
+		if data[c/32].Effective&(1<<(c%32)) == 0 {
+			return false
+		}
+	}
+	return true
 }

@@ -157,6 +157,44 @@ func TestASingleUIDIsMappedWithoutTools(t *testing.T) {
 	}
 }
 
+// Root of a user namespace is what root of a container is: it has ids and no
+// right to mount outside.
+func TestTheRootOfAContainerMapsItsOwnIDs(t *testing.T) {
+	if got, want := ownMap("         0     100000      65536\n     65536       1000          1\n"), "0 0 65536\n65536 65536 1\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got, want := ownMap("         0          0 4294967295\n"), "0 0 4294967294\n"; got != want {
+		t.Errorf("got %q, want %q: the initial namespace's map is taken for it", got, want)
+	}
+	const show = "cat /proc/self/uid_map /proc/self/gid_map | xargs"
+	inner := exec.Command("unshare", "--map-auto", "--map-root-user", "setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin",
+		os.Args[0], "-test.run", "^TestInTheContainer$", "-test.v")
+	inner.Env = append(os.Environ(), "MSTAGE_TEST_CONTAINER="+show)
+	out, err := inner.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if want := "maps: 0 0 1 1 1 65535 0 0 1 1 1 65535"; !strings.Contains(string(out), want) {
+		t.Errorf("got %s, want %q", out, want)
+	}
+}
+
+// TestInTheContainer is the other end of the test above.
+func TestInTheContainer(t *testing.T) {
+	show := os.Getenv("MSTAGE_TEST_CONTAINER")
+	if show == "" {
+		return
+	}
+	w := start(t, script(show))
+	if w.Rung != RungOwnIDs {
+		t.Errorf("got rung %v, want %v", w.Rung, RungOwnIDs)
+	}
+	if err := w.Wait(); err != nil {
+		t.Error(err)
+	}
+	t.Log("maps: " + output(t, script(show)))
+}
+
 func TestFilesAndExitCodesCrossTheBorder(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(path, []byte("from outside"), 0o600); err != nil {

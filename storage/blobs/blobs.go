@@ -182,6 +182,11 @@ func (w *writer) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// Sum implements storage.BlobWriter.
+func (w *writer) Sum() storage.Digest {
+	return storage.Digest("sha256:" + hex.EncodeToString(w.hash.Sum(nil)))
+}
+
 // Commit implements storage.BlobWriter. A blob that is there already counts as
 // written again: garbage collection sees that it is wanted. The bytes are on
 // the disk before the blob has its name, so a blob is whole or not there.
@@ -189,7 +194,7 @@ func (w *writer) Commit(want storage.Digest) (storage.Digest, int64, error) {
 	if w.file == nil {
 		return "", 0, fs.ErrClosed
 	}
-	got := storage.Digest("sha256:" + hex.EncodeToString(w.hash.Sum(nil)))
+	got := w.Sum()
 	if want != "" && want != got {
 		return "", 0, &MismatchError{Want: want, Got: got}
 	}

@@ -67,6 +67,9 @@ func blobMismatch(t *testing.T, s storage.Blobs) {
 	if _, err := io.WriteString(w, "one"); err != nil {
 		t.Fatal(err)
 	}
+	if got := w.Sum(); got != Key("one") {
+		t.Errorf("sum %s, want %s", got, Key("one"))
+	}
 	if _, _, err := w.Commit(Key("two")); err == nil {
 		t.Error("commit: no error")
 	}

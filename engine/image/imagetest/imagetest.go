@@ -192,8 +192,12 @@ func (b *blobWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
+func (b *blobWriter) Sum() storage.Digest {
+	return storage.Digest("sha256:" + hex.EncodeToString(b.sum.Sum(nil)))
+}
+
 func (b *blobWriter) Commit(want storage.Digest) (storage.Digest, int64, error) {
-	d := storage.Digest("sha256:" + hex.EncodeToString(b.sum.Sum(nil)))
+	d := b.Sum()
 	if want != "" && want != d {
 		return "", 0, fmt.Errorf("blob is %s instead of %s", d, want)
 	}

@@ -289,7 +289,7 @@ type received struct {
 	err           error
 }
 
-func (r *received) Layer(ctx context.Context, _ string, tar io.Reader) error {
+func (r *received) Layer(ctx context.Context, _ pluginapi.Layer, tar io.Reader) error {
 	r.layers++
 	return r.take(ctx, tar)
 }
