@@ -156,12 +156,12 @@ func hint(err error) string {
 		return daemon.Hint
 	case errors.As(err, &refusal):
 		return refusal.Hint
+	case errors.As(err, &bad):
+		return bad.Hint
 	case errors.As(err, &mismatch):
 		return "the registry's copy is damaged, or something between changed it"
 	case errors.As(err, &fault):
 		return fault.Hint
-	case errors.As(err, &bad):
-		return bad.Hint
 	case errors.As(err, &owner):
 		return "the IDs mapped for this user do not reach it; `mstage doctor` says how to get a range"
 	case errors.As(err, &hinted):

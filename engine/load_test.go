@@ -230,9 +230,9 @@ func TestABrokenArchiveNamesNothing(t *testing.T) {
 	}{
 		"a layer of other bytes": {func(f map[string][]byte) {
 			f["b/layer.tar"] = bytes.Replace(f["b/layer.tar"], []byte("b"), []byte("c"), 1)
-		}, "diff ID"},
-		"a layer that is no tar": {func(f map[string][]byte) { f["b/layer.tar"] = []byte("text") }, "blob sha256:"},
-		"half a layer":           {func(f map[string][]byte) { f["b/layer.tar"] = f["b/layer.tar"][:600] }, "blob sha256:"},
+		}, "blob: got sha256:"},
+		"a layer that is no tar": {func(f map[string][]byte) { f["b/layer.tar"] = []byte("text") }, "blob: got sha256:"},
+		"half a layer":           {func(f map[string][]byte) { f["b/layer.tar"] = f["b/layer.tar"][:600] }, "blob: got sha256:"},
 		"no layer":               {func(f map[string][]byte) { delete(f, "b/layer.tar") }, "lacks the layer"},
 		"a broken config":        {func(f map[string][]byte) { f["b.json"] = []byte("{") }, "config"},
 	}
@@ -243,7 +243,7 @@ func TestABrokenArchiveNamesNothing(t *testing.T) {
 			c.change(files)
 			_, err := b.Load(t.Context(), LoadRequest{Path: writeTar(t, files), Sink: b})
 			var f *worker.Failure
-			if !errors.As(err, &f) || f.Code != ExitUsage || !strings.Contains(f.Message, c.want) {
+			if !errors.As(err, &f) || f.Code != ExitUsage || f.Hint != "" || !strings.Contains(f.Message, c.want) {
 				t.Errorf("got %v, want exit code %d and %q", err, ExitUsage, c.want)
 			}
 			if all, err := b.index.AllImages(t.Context()); err != nil || len(all) != 0 {

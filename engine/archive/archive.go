@@ -38,6 +38,11 @@ const (
 	// maxDescriptionBytes bounds all indexes, manifests and configs together: they
 	// are kept in memory.
 	maxDescriptionBytes = 256 << 20
+	// maxConfigBytes bounds a config: the store keeps an image, with its config
+	// twice and its manifest, in a record of at most 16 MiB.
+	maxConfigBytes = 6 << 20
+	// maxReferenceBytes bounds the name of an image, as the store does.
+	maxReferenceBytes = 1024
 	// maxNameBytes bounds the name of a member; names in use are under 150.
 	maxNameBytes = 512
 	// maxDepth bounds indexes within indexes. Tools write two levels.

@@ -76,7 +76,7 @@ func (a *Archive) addDocker(ctx context.Context, list *imageList, d dockerImage)
 	if err != nil {
 		return err
 	}
-	config, err := a.read(file, fetch.MaxConfigBytes)
+	config, err := a.read(file, maxConfigBytes)
 	if err != nil {
 		return err
 	}

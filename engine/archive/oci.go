@@ -154,6 +154,9 @@ func imageName(word string, digests ...string) (string, error) {
 	if err != nil {
 		return "", &Error{Err: err}
 	}
+	if len(word) > maxReferenceBytes {
+		return "", errorf("name of %d bytes, the limit is %d", len(word), maxReferenceBytes)
+	}
 	if r.Name() == reservedName {
 		return "", errorf("name %q: scratch is reserved", word)
 	}
@@ -287,7 +290,7 @@ func (a *Archive) readImage(d descriptor, raw []byte) ([]found, error) {
 	if err != nil {
 		return nil, &Error{Err: err}
 	}
-	config, err := a.readBlob(descriptor{Digest: string(digest), Size: size}, fetch.MaxConfigBytes)
+	config, err := a.readBlob(descriptor{Digest: string(digest), Size: size}, maxConfigBytes)
 	if err != nil {
 		return nil, err
 	}
