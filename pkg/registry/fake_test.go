@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -34,7 +35,7 @@ func newFake(t testing.TB, withTLS bool) *fake {
 	t.Helper()
 	f := &fake{answers: map[string]http.HandlerFunc{}}
 	f.Server = httptest.NewUnstartedServer(f)
-	f.Config.ErrorLog = nil
+	f.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
 	if withTLS {
 		f.StartTLS()
 	} else {
