@@ -120,7 +120,7 @@ func (f *imageFetch) fetch(ctx context.Context, missing map[storage.Digest]stora
 		}
 	}
 	g, gctx := errgroup.WithContext(ctx)
-	answer, askErr := f.backend.ask(gctx, ask, func(h worker.StreamHeader, r *os.File) {
+	take := func(h worker.StreamHeader, r *os.File) {
 		blob, wanted := missing[storage.Digest(h.Layer)]
 		g.Go(func() error {
 			defer r.Close()
@@ -129,7 +129,8 @@ func (f *imageFetch) fetch(ctx context.Context, missing map[storage.Digest]stora
 			}
 			return f.blob(gctx, blob, r)
 		})
-	})
+	}
+	answer, askErr := f.backend.ask(ctx, ask, worker.Take{Stream: take, Enough: gctx.Done()})
 	err := g.Wait()
 	if ctx.Err() != nil {
 		return context.Cause(ctx)

@@ -46,7 +46,7 @@ type Backend struct {
 	Usage func(ctx context.Context) (storage.Usage, error)
 	Close func() error
 	// ask asks the CLI's process; Serve sets it.
-	ask func(ctx context.Context, a worker.Ask, take func(h worker.StreamHeader, f *os.File)) (worker.Answer, error)
+	ask func(ctx context.Context, a worker.Ask, t worker.Take) (worker.Answer, error)
 }
 
 // stores are the parts that exports read.

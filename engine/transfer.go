@@ -140,7 +140,7 @@ func (b *Backend) send(ctx context.Context, res *worker.Result, i int, t *teller
 	for i, l := range layers {
 		blobs[i] = storage.Blob{Digest: l.Seal.Blob, MediaType: l.Seal.MediaType, SizeBytes: l.Seal.BlobBytes, DiffID: l.Seal.DiffID}
 	}
-	answer, err := b.ask(ctx, worker.Ask{Send: &worker.Send{Output: i, Image: img, Blobs: blobs, Vertex: t.vertex}}, nil)
+	answer, err := b.ask(ctx, worker.Ask{Send: &worker.Send{Output: i, Image: img, Blobs: blobs, Vertex: t.vertex}}, worker.Take{})
 	if err != nil {
 		return nil, err
 	}

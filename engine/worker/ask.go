@@ -45,11 +45,16 @@ type Send struct {
 	Vertex int `json:"vertex"`
 }
 
+// Drop says that of an Ask only the answer is still wanted.
+type Drop struct {
+	Ask int `json:"ask"`
+}
+
 // Answer ends an Ask.
 type Answer struct {
 	ID      int      `json:"id"`
 	Failure *Failure `json:"failure,omitempty"`
-	// Left says that the worker stopped reading first: it knows the reason.
+	// Left says that the worker stopped first: it knows the reason.
 	Left bool `json:"left,omitempty"`
 	// Digest is the manifest's after a Send to a registry; Lines tell about a Send.
 	Digest storage.Digest `json:"digest,omitempty"`
@@ -127,6 +132,10 @@ func (s *Streams) Open(h StreamHeader) (*StreamWriter, error) {
 	}
 	// Less is slower and no fault: a user's pipes are limited in sum.
 	_, _ = unix.FcntlInt(uintptr(fds[1]), unix.F_SETPIPE_SZ, pipeBytes)
+	// A blocking file's Close would wait for a Write that waits for the worker.
+	if err := unix.SetNonblock(fds[1], true); err != nil {
+		return nil, errors.Join(err, unix.Close(fds[0]), unix.Close(fds[1]))
+	}
 	w := os.NewFile(uintptr(fds[1]), "stream")
 	err := s.hand(h, fds[0])
 	unix.Close(fds[0])
@@ -190,12 +199,21 @@ type openQuestion struct {
 // errNoHelp says that the CLI is gone.
 var errNoHelp = errors.New("mstage has gone while the worker was waiting for it")
 
-// Ask asks the CLI and returns its answer; a Failure is the error. take is called
-// for each stream, one after another, and has to close it. No stream comes after
-// Ask has returned. After the end of ctx the streams still have to end: the CLI
-// cancels what feeds them.
-func (s *Server) Ask(ctx context.Context, a Ask, take func(h StreamHeader, f *os.File)) (Answer, error) {
-	q := &openQuestion{answer: make(chan Answer, 1), streams: take}
+// Take says what becomes of the streams that an Ask brings. The zero value is for
+// questions that bring none.
+type Take struct {
+	// Stream is called for each stream, one after another, and has to close it.
+	Stream func(h StreamHeader, f *os.File)
+	// Enough, when it is closed, makes the CLI stop. Ask still returns its
+	// answer: that may have the reason why a stream broke off.
+	Enough <-chan struct{}
+}
+
+// Ask asks the CLI and returns its answer; a Failure is the error. No stream comes
+// after Ask has returned. After the end of ctx the streams still have to end: the
+// CLI cancels what feeds them.
+func (s *Server) Ask(ctx context.Context, a Ask, t Take) (Answer, error) {
+	q := &openQuestion{answer: make(chan Answer, 1), streams: t.Stream}
 	var err error
 	if a.ID, err = s.asks.add(q); err != nil {
 		return Answer{}, err
@@ -204,17 +222,22 @@ func (s *Server) Ask(ctx context.Context, a Ask, take func(h StreamHeader, f *os
 	if err := s.Report(Report{Ask: &a}); err != nil {
 		return Answer{}, fmt.Errorf("%w: %s", errNoHelp, err.Error())
 	}
-	select {
-	case answer, ok := <-q.answer:
-		switch {
-		case !ok:
-			return answer, errNoHelp
-		case answer.Failure != nil:
-			return answer, answer.Failure
+	for {
+		select {
+		case answer, ok := <-q.answer:
+			switch {
+			case !ok:
+				return answer, errNoHelp
+			case answer.Failure != nil:
+				return answer, answer.Failure
+			}
+			return answer, nil
+		case <-t.Enough:
+			t.Enough = nil
+			_ = s.Report(Report{Drop: &Drop{Ask: a.ID}}) // a CLI that is gone ends q.answer
+		case <-ctx.Done():
+			return Answer{}, context.Cause(ctx)
 		}
-		return answer, nil
-	case <-ctx.Done():
-		return Answer{}, context.Cause(ctx)
 	}
 }
 

@@ -77,7 +77,7 @@ func TestStreamsReachTheOneWhoAsked(t *testing.T) {
 				k := &take{got: map[string][]byte{}}
 				f := &worker.Fetch{}
 				f.Resolved.Reference = name
-				if _, err := s.Ask(t.Context(), worker.Ask{Fetch: f}, k.stream); err != nil {
+				if _, err := s.Ask(t.Context(), worker.Ask{Fetch: f}, worker.Take{Stream: k.stream}); err != nil {
 					t.Error(err)
 				}
 				k.wg.Wait() // an answer comes after the last stream, so none is missed
@@ -109,7 +109,7 @@ func TestAReaderThatLeavesIsToldToTheWriter(t *testing.T) {
 		return worker.Answer{Left: true, Failure: &worker.Failure{Message: wrote.Error()}}
 	}
 	_, err := call(t, func(s *worker.Server) {
-		a, err := s.Ask(t.Context(), worker.Ask{Fetch: &worker.Fetch{}}, func(_ worker.StreamHeader, f *os.File) { f.Close() })
+		a, err := s.Ask(t.Context(), worker.Ask{Fetch: &worker.Fetch{}}, worker.Take{Stream: func(_ worker.StreamHeader, f *os.File) { f.Close() }})
 		if err == nil || !a.Left {
 			t.Errorf("got %+v, %v, want an answer that says who left", a, err)
 		}
@@ -124,7 +124,7 @@ func TestAFailureAnswersAnAsk(t *testing.T) {
 		return worker.Answer{Failure: &worker.Failure{Message: "no", Hint: "try", Code: 7}}
 	}
 	_, err := call(t, func(s *worker.Server) {
-		_, err := s.Ask(t.Context(), worker.Ask{Send: &worker.Send{}}, nil)
+		_, err := s.Ask(t.Context(), worker.Ask{Send: &worker.Send{}}, worker.Take{})
 		f, ok := errors.AsType[*worker.Failure](err)
 		if !ok || f.Message != "no" || f.Hint != "try" || f.Code != 7 {
 			t.Errorf("got %v, want the failure as it was", err)
@@ -137,7 +137,7 @@ func TestAFailureAnswersAnAsk(t *testing.T) {
 
 func TestWithoutAHelperAnAskFails(t *testing.T) {
 	_, err := call(t, func(s *worker.Server) {
-		if _, err := s.Ask(t.Context(), worker.Ask{}, nil); err == nil || !strings.Contains(err.Error(), "nobody here can help") {
+		if _, err := s.Ask(t.Context(), worker.Ask{}, worker.Take{}); err == nil || !strings.Contains(err.Error(), "nobody here can help") {
 			t.Errorf("got %v, want a refusal", err)
 		}
 	}, nil)
@@ -152,12 +152,12 @@ func TestAnAskEndsWithItsContextAndWithItsCaller(t *testing.T) {
 	cause := errors.New("enough")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(cause)
-	if _, err := s.Ask(ctx, worker.Ask{}, nil); !errors.Is(err, cause) {
+	if _, err := s.Ask(ctx, worker.Ask{}, worker.Take{}); !errors.Is(err, cause) {
 		t.Errorf("got %v, want the cause", err)
 	}
 	done := make(chan error)
 	go func() {
-		_, err := s.Ask(t.Context(), worker.Ask{}, nil)
+		_, err := s.Ask(t.Context(), worker.Ask{}, worker.Take{})
 		done <- err
 	}()
 	client.Close()
@@ -176,7 +176,37 @@ func TestALongHeaderIsRefused(t *testing.T) {
 		}
 		return worker.Answer{}
 	}
-	if _, err := call(t, func(s *worker.Server) { _, _ = s.Ask(t.Context(), worker.Ask{}, nil) }, help); err != nil {
+	if _, err := call(t, func(s *worker.Server) { _, _ = s.Ask(t.Context(), worker.Ask{}, worker.Take{}) }, help); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAnAskThatIsDroppedStillGetsItsAnswer(t *testing.T) {
+	enough := make(chan struct{})
+	help := func(ctx context.Context, a worker.Ask, streams *worker.Streams) worker.Answer {
+		w, err := streams.Open(worker.StreamHeader{Ask: a.ID})
+		if err != nil {
+			return worker.Answer{Failure: &worker.Failure{Message: err.Error()}}
+		}
+		stop := context.AfterFunc(ctx, func() { _ = w.Close() })
+		defer stop()
+		close(enough)
+		for err == nil { // the pipe is full soon, and nobody reads
+			_, err = w.Write(make([]byte, 1<<20))
+		}
+		return worker.Answer{Left: errors.Is(context.Cause(ctx), worker.ErrReaderLeft), Failure: &worker.Failure{Message: "the reason"}}
+	}
+	_, err := call(t, func(s *worker.Server) {
+		var file *os.File
+		a, err := s.Ask(t.Context(), worker.Ask{Fetch: &worker.Fetch{}}, worker.Take{
+			Stream: func(_ worker.StreamHeader, f *os.File) { file = f }, Enough: enough,
+		})
+		if err == nil || err.Error() != "the reason" || !a.Left {
+			t.Errorf("got %+v, %v, want the answer of who was stopped", a, err)
+		}
+		file.Close()
+	}, help)
+	if err != nil {
 		t.Error(err)
 	}
 }

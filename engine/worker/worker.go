@@ -228,6 +228,7 @@ type Control struct {
 type Report struct {
 	Event   *progress.Event `json:"event,omitempty"`
 	Ask     *Ask            `json:"ask,omitempty"`
+	Drop    *Drop           `json:"drop,omitempty"`
 	Done    *Result         `json:"done,omitempty"`
 	Failure *Failure        `json:"failure,omitempty"`
 }
@@ -282,6 +283,8 @@ type Client struct {
 
 	mu  sync.Mutex
 	enc *json.Encoder // guarded by mu
+	// drops end what is done for an Ask.
+	drops map[int]context.CancelCauseFunc // guarded by mu
 }
 
 // Call launches a worker, hands it the job, forwards its events, helps it and
@@ -289,7 +292,7 @@ type Client struct {
 // same.
 func Call(ctx context.Context, l Launcher, job Job, caller Caller) (*Result, error) {
 	job.Version = Version
-	c := &Client{Caller: caller}
+	c := &Client{Caller: caller, drops: map[int]context.CancelCauseFunc{}}
 	if err := c.launch(l, job); err != nil {
 		return nil, err
 	}
@@ -369,6 +372,8 @@ func (c *Client) receive(ctx context.Context) (*Result, error) {
 			c.Sink.Send(*r.Event)
 		case r.Ask != nil:
 			c.help(ctx, *r.Ask)
+		case r.Drop != nil:
+			c.drop(r.Drop.Ask)
 		case r.Failure != nil:
 			return nil, r.Failure
 		case r.Done != nil:
@@ -379,7 +384,12 @@ func (c *Client) receive(ctx context.Context) (*Result, error) {
 
 // help does what the worker asks for, beside everything else.
 func (c *Client) help(ctx context.Context, a Ask) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	c.mu.Lock()
+	c.drops[a.ID] = cancel
+	c.mu.Unlock()
 	c.helping.Go(func() {
+		defer c.drop(a.ID)
 		answer := Answer{Failure: &Failure{Message: "nobody here can help the worker", Code: 1}}
 		if c.Help != nil {
 			answer = c.Help(ctx, a, c.streams)
@@ -387,6 +397,17 @@ func (c *Client) help(ctx context.Context, a Ask) {
 		answer.ID, answer.Streams = a.ID, c.streams.count(a.ID)
 		_ = c.send(Control{Answer: &answer}) // a worker that is gone needs no answer
 	})
+}
+
+// drop ends what is done for an Ask, if anything is.
+func (c *Client) drop(id int) {
+	c.mu.Lock()
+	cancel := c.drops[id]
+	delete(c.drops, id)
+	c.mu.Unlock()
+	if cancel != nil {
+		cancel(ErrReaderLeft)
+	}
 }
 
 // Server is the worker's end.

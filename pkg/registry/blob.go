@@ -175,7 +175,7 @@ func (b *blob) interrupt() {
 func (b *blob) again() error {
 	for {
 		select {
-		case <-time.After(resumeAfter << (b.broken - 1)):
+		case <-time.After(b.client.resumeAfter << (b.broken - 1)):
 		case <-b.ctx.Done():
 			return context.Cause(b.ctx)
 		}

@@ -202,6 +202,8 @@ func (e *Error) failed(host string, err error) {
 	case errors.As(err, &plain):
 		e.Kind, e.Message = TLS, host+" wants "+oneLine(plain.host)+" to be asked without TLS"
 		e.Hint = insecureHint(host)
+	case errors.Is(err, errTooLarge):
+		e.Kind, e.Message = Server, host+" sent "+errTooLarge.Error()
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
 		e.Kind, e.Message = Network, host+" ended the connection in the middle of an answer"
 	default:

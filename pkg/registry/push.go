@@ -27,8 +27,12 @@ type PushOptions struct {
 }
 
 // Push uploads an image under a name and returns the digest of its manifest.
-// Blobs that the registry has are not sent.
+// Blobs that the registry has are not sent. A ref with a digest is refused: what
+// an image is called there is not ours to say.
 func (c *Client) Push(ctx context.Context, ref reference.Reference, img v1.Image, o PushOptions) (string, error) {
+	if ref.Digest != "" {
+		return "", &Error{Kind: Config, Ref: ref.String(), Message: "push to a tag, not to a digest"}
+	}
 	named, err := dockerName(ref)
 	if err != nil {
 		return "", err

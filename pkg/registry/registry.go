@@ -58,10 +58,12 @@ const defaultStall = time.Minute
 type Client struct {
 	o   Options
 	sys *types.SystemContext
+	// resumeAfter is the first pause before a broken download goes on.
+	resumeAfter time.Duration
 
 	mu    sync.Mutex
 	hosts map[string]*http.Transport // guarded by mu: by host[:port]
-	repos map[string]*session        // guarded by mu: by action and repository
+	repos map[string]*session        // guarded by mu: by repository
 }
 
 // New returns a client. Nothing is read or asked yet.
@@ -81,10 +83,11 @@ func New(o Options) *Client {
 		sys.DockerAuthConfig = &types.DockerAuthConfig{Username: o.Credentials.User, Password: o.Credentials.Password}
 	}
 	return &Client{
-		o:     o,
-		sys:   sys,
-		hosts: map[string]*http.Transport{},
-		repos: map[string]*session{},
+		o:           o,
+		sys:         sys,
+		resumeAfter: resumeAfter,
+		hosts:       map[string]*http.Transport{},
+		repos:       map[string]*session{},
 	}
 }
 

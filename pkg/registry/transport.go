@@ -25,6 +25,9 @@ const maxSmallBytes = 4 << 20
 // errStalled is a registry that sends nothing for Options.Stall.
 var errStalled = errors.New("no data for too long")
 
+// errTooLarge is an answer that is no blob and over the limit.
+var errTooLarge = fmt.Errorf("an answer of more than %d bytes", maxSmallBytes)
+
 // plainHTTPError is a request that would go out without TLS.
 type plainHTTPError struct{ host string }
 
@@ -44,16 +47,24 @@ type guard struct {
 func (g *guard) RoundTrip(r *http.Request) (*http.Response, error) {
 	host := r.URL.Host
 	insecure := g.insecure && host == g.host
-	if r.URL.Scheme != "https" && !insecure && !loopback(host) {
+	// Who is elsewhere must not send us to what listens on this host.
+	own := loopback(host) && loopback(g.host)
+	if r.URL.Scheme != "https" && !insecure && !own {
+		closeBody(r)
 		return nil, &plainHTTPError{host: host}
 	}
 	rt, err := g.client.transport(host, insecure)
 	if err != nil {
+		closeBody(r)
 		return nil, err
 	}
 	ctx, cancel := context.WithCancelCause(r.Context())
 	watch := newWatch(g.client.o.Stall, func() { cancel(errStalled) })
-	resp, err := rt.RoundTrip(r.WithContext(ctx))
+	sent := r.WithContext(ctx)
+	if r.Body != nil && r.Body != http.NoBody {
+		sent.Body = &sentBody{ReadCloser: r.Body, watch: watch}
+	}
+	resp, err := rt.RoundTrip(sent)
 	if err != nil {
 		watch.stop()
 		if errors.Is(context.Cause(ctx), errStalled) {
@@ -62,18 +73,29 @@ func (g *guard) RoundTrip(r *http.Request) (*http.Response, error) {
 		cancel(nil)
 		return nil, err
 	}
-	watch.reset()
+	watch.stop()
 	resp.Body = &watchedBody{ReadCloser: resp.Body, ctx: ctx, cancel: cancel, watch: watch}
-	if !isBlob(r.URL.Path) {
+	if !isBlob(r, resp.StatusCode) {
 		resp.Body = &smallBody{ReadCloser: resp.Body, left: maxSmallBytes}
 	}
 	return resp, nil
 }
 
-// isBlob reports whether a path is that of a blob, or one that a registry sends
-// us to for a blob: it is not below /v2/ then.
-func isBlob(path string) bool {
-	return strings.Contains(path, "/blobs/") || !strings.HasPrefix(path, "/v2/")
+// closeBody does what a RoundTripper has to do when it sends nothing.
+func closeBody(r *http.Request) {
+	if r.Body != nil {
+		_ = r.Body.Close()
+	}
+}
+
+// isBlob reports whether an answer is a blob, perhaps from where a registry sent
+// us for it.
+func isBlob(r *http.Request, status int) bool {
+	for r.Response != nil && r.Response.Request != nil {
+		r = r.Response.Request
+	}
+	return r.Method == http.MethodGet && strings.HasPrefix(r.URL.Path, "/v2/") && strings.Contains(r.URL.Path, "/blobs/sha256:") &&
+		(status == http.StatusOK || status == http.StatusPartialContent)
 }
 
 // loopback reports whether a host is this one, which needs no TLS. Source:
@@ -89,25 +111,31 @@ func loopback(host string) bool {
 
 // transport returns the connections to a host.
 func (c *Client) transport(host string, insecure bool) (*http.Transport, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	key := fmt.Sprint(insecure, " ", host)
-	if t, ok := c.hosts[key]; ok {
+	c.mu.Lock()
+	t, ok := c.hosts[key]
+	c.mu.Unlock()
+	if ok {
 		return t, nil
 	}
 	conf, err := c.tlsConfig(host)
 	if err != nil {
-		return nil, &Error{Kind: Config, Ref: host, Message: err.Error(), Err: err}
+		return nil, &Error{Kind: Config, Ref: host, Message: "certificates: " + err.Error(), Err: err}
 	}
 	conf.InsecureSkipVerify = insecure
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.TLSClientConfig = conf
-	t.DialContext = (&net.Dialer{Timeout: c.o.Stall, KeepAlive: 30 * time.Second}).DialContext
-	t.MaxIdleConnsPerHost = maxStreams
+	made := http.DefaultTransport.(*http.Transport).Clone()
+	made.TLSClientConfig = conf
+	made.DialContext = (&net.Dialer{Timeout: c.o.Stall, KeepAlive: 30 * time.Second}).DialContext
+	made.MaxIdleConnsPerHost = maxStreams
 	// Blobs are compressed already, and their length has to stay known.
-	t.DisableCompression = true
-	c.hosts[key] = t
-	return t, nil
+	made.DisableCompression = true
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t, ok := c.hosts[key]; ok {
+		return t, nil // somebody was faster
+	}
+	c.hosts[key] = made
+	return made, nil
 }
 
 // tlsConfig returns the certificates for a host.
@@ -167,6 +195,18 @@ func newWatch(after time.Duration, late func()) *watch {
 func (w *watch) reset() { w.timer.Reset(w.after) }
 func (w *watch) stop()  { w.timer.Stop() }
 
+// sentBody is a body on its way to the registry: it is not silent that long.
+type sentBody struct {
+	io.ReadCloser
+	watch *watch
+}
+
+func (b *sentBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.watch.reset()
+	return n, err
+}
+
 // watchedBody ends a body that is silent for too long. Time in which nobody
 // reads does not count.
 type watchedBody struct {
@@ -202,7 +242,7 @@ type smallBody struct {
 func (b *smallBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if b.left -= int64(n); b.left < 0 {
-		return 0, fmt.Errorf("answer of more than %d bytes", maxSmallBytes)
+		return 0, errTooLarge
 	}
 	return n, err
 }
