@@ -1,5 +1,5 @@
 # Every target calls one thing; what is longer is in scripts/.
-.PHONY: all build build-arm64 test test-short test-race lint demo demo-nasa bench interop differential check-static check-reproducible licenses install-deps clean
+.PHONY: all build build-arm64 test test-short test-race lint demo demo-nasa bench interop differential clean-room check-static check-reproducible licenses install-deps clean
 
 all: build
 
@@ -40,6 +40,10 @@ interop: build
 differential: build
 	scripts/install-deps.sh differential
 	scripts/differential.sh
+
+# Root only: make demo and make test in a Debian 12 that has neither Go nor a compiler.
+clean-room: install-deps
+	scripts/clean-room.sh
 
 check-static: build
 	scripts/check-static.sh
