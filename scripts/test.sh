@@ -53,6 +53,16 @@ run_tests() {
 # own_entry prints the names of test files that enter a namespace themselves.
 own_entry() { grep -lE '^func TestMain\(' "$ROOT/$1"/*_test.go 2>/dev/null || true; }
 
+# of_failed FILE prints a log without what belongs to tests that passed: of integration
+# that is 200,000 lines. What a crash prints has no test's name and stays.
+of_failed() {
+	awk 'NR == FNR { if (/^ *--- FAIL: /) failed[$3]; next }
+		/^=== (RUN|PAUSE|CONT|NAME) / { name = $3; next }
+		/^ *--- (PASS|SKIP): / { name = ""; next }
+		/^(panic|fatal error|SIG[A-Z]+): / { crashed = 1 }
+		crashed || name == "" || name in failed' "$1" "$1"
+}
+
 # count WORD prints how many tests and subtests ended that way.
 count() { cat "$HOME_DIR"/log/*.log | grep -cE "^ *--- $1: " || true; }
 
@@ -123,8 +133,7 @@ for p in "${packages[@]}"; do
 	else
 		failed+=("$p")
 		printf 'FAIL  %s\n' "$p"
-		# Passing tests are left out; everything that failed is not clipped.
-		grep -vE '^ *(=== (RUN|PAUSE|CONT|NAME)|--- PASS: )' "$HOME_DIR/log/${p//\//_}.log" | sed 's/^/      /' || true
+		of_failed "$HOME_DIR/log/${p//\//_}.log" | sed 's/^/      /'
 	fi
 done
 
