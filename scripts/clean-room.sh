@@ -57,7 +57,7 @@ furnish() {
 # lent prints the settings that the room gets from this host, one NAME=VALUE a line.
 lent() {
 	local name value
-	for name in http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY CI CLEAN_ROOM_TEST; do
+	for name in http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY; do
 		[ -z "${!name:-}" ] || printf '%s=%s\n' "$name" "${!name}"
 	done
 	use_go || return 0
@@ -99,7 +99,8 @@ enter() {
 	umount -l /mnt
 	mount --make-rshared / # as an init does
 	cd /root
-	exec env -i HOME=/root USER=root LANG=C.UTF-8 TERM="${TERM:-dumb}" \
+	# CI: nothing may be left out for want of a package.
+	exec env -i HOME=/root USER=root CI=true LANG=C.UTF-8 TERM="${TERM:-dumb}" \
 		PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "${settings[@]}" "$@"
 }
 
