@@ -90,7 +90,7 @@ func (f *buildFlags) register(cmd *cobra.Command) {
 	fs.Lookup("pull").NoOptDefVal = "always"
 	fs.BoolVar(&f.push, "push", false, "push the image to the registries of its names; short for -o type=registry")
 	fs.BoolVar(&f.load, "load", false, "hand the image to the docker daemon, or podman's service; short for -o type=daemon")
-	f.registryFlags.registerPull(cmd)
+	f.registerPull(cmd)
 	fs.StringArrayVarP(&f.outputs, "output", "o", nil, "`type=image|registry|daemon|oci|docker|local|tar[,dest=PATH]`, a directory, or - (again for more)")
 }
 

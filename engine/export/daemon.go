@@ -109,7 +109,7 @@ func (d Daemon) Check() error {
 		}
 	}
 	if err != nil {
-		return d.failed(context.Background(), err)
+		return d.explain(err)
 	}
 	return nil
 }
@@ -197,6 +197,11 @@ func (d Daemon) failed(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	return d.explain(err)
+}
+
+// explain says in the user's words why a daemon can't be reached.
+func (d Daemon) explain(err error) error {
 	e := &DaemonError{Host: d.Host, Message: err.Error(), Err: err}
 	var op *net.OpError
 	if errors.As(err, &op) && op.Op == "dial" {

@@ -70,23 +70,16 @@ func (b *binder) describe(ctx context.Context) error {
 // lookUp asks the sources in order. known is false for a word that may be left
 // open.
 func (b *binder) lookUp(ctx context.Context, index int, ref stage.Ref) (r pluginapi.Resolved, known bool, err error) {
-	closed := b.options.Offline || b.options.AllowUnknown
-	checked := false
 	var told string // what a source that went far says of a word that it doesn't know
 	for i := range b.sources {
 		s := &b.sources[i]
-		if len(s.Schemes) > 0 && !s.claims(ref.Word.Text) {
+		if b.leftOut(s, ref.Word.Text) {
 			continue
 		}
-		if s.has(pluginapi.CapabilityNetwork) {
-			if closed {
-				continue
-			}
-			if !checked {
-				if err := b.misnamed(index, ref); err != nil {
-					return r, false, err
-				}
-				checked = true
+		far := s.has(pluginapi.CapabilityNetwork)
+		if far {
+			if err := b.misnamed(index, ref); err != nil {
+				return r, false, err
 			}
 		}
 		r, err := b.ask(ctx, i, index, ref)
@@ -100,7 +93,7 @@ func (b *binder) lookUp(ctx context.Context, index int, ref stage.Ref) (r plugin
 		case len(s.Schemes) > 0:
 			return r, false, b.notFound(ref, b.lookedAmong(ref.Word.Text, err.Error()))
 		}
-		if s.has(pluginapi.CapabilityNetwork) {
+		if far {
 			told = err.Error()
 		}
 	}
@@ -111,6 +104,15 @@ func (b *binder) lookUp(ctx context.Context, index int, ref stage.Ref) (r plugin
 		return r, false, nil
 	}
 	return r, false, b.notFound(ref, b.lookedAmong(ref.Word.Text, told))
+}
+
+// leftOut reports whether a source is not asked about a word: the word is not of
+// its schemes, or the network may not be used.
+func (b *binder) leftOut(s *source, word string) bool {
+	if len(s.Schemes) > 0 && !s.claims(word) {
+		return true
+	}
+	return s.has(pluginapi.CapabilityNetwork) && (b.options.Offline || b.options.AllowUnknown)
 }
 
 // ask asks one source, at most once when its answer can't depend on the place.
