@@ -1,5 +1,5 @@
 # Every target calls one thing; what is longer is in scripts/.
-.PHONY: all build build-arm64 test test-short test-race lint demo demo-nasa bench interop differential check-static check-reproducible licenses install-deps clean
+.PHONY: all build build-arm64 test test-short test-race lint demo demo-nasa bench interop differential features mutate clean-room check-static check-reproducible licenses install-deps man clean
 
 all: build
 
@@ -41,6 +41,18 @@ differential: build
 	scripts/install-deps.sh differential
 	scripts/differential.sh
 
+# How many cases of the above there are of each feature.
+features: install-deps
+	scripts/differential.sh -features
+
+# Breaks rules of the engine one by one; their cases have to notice.
+mutate: install-deps
+	scripts/mutate.sh
+
+# Root only: make demo and make test in a Debian 12 that has neither Go nor a compiler.
+clean-room: install-deps
+	scripts/clean-room.sh
+
 check-static: build
 	scripts/check-static.sh
 
@@ -52,6 +64,10 @@ licenses: install-deps
 
 install-deps:
 	@scripts/install-deps.sh
+
+# Manual pages in bin/man; SOURCE_DATE_EPOCH is their date.
+man: build
+	bin/mstage man bin/man
 
 clean:
 	rm -rf bin

@@ -15,6 +15,7 @@ import (
 	"github.com/mstage/mstage/engine"
 	"github.com/mstage/mstage/sandbox/rootless"
 	"github.com/mstage/mstage/sandbox/runc"
+	"github.com/mstage/mstage/storage"
 	"github.com/mstage/mstage/storage/cachedir"
 	"github.com/mstage/mstage/storage/overlay"
 )
@@ -82,9 +83,9 @@ func openBackend(ctx context.Context, root string) (b *engine.Backend, err error
 	return &engine.Backend{
 		Layers: store, Mounter: store, Lease: lease, Images: store.Index(), Steps: store.Index(),
 		Seals: store.Index(), Blobs: store.Blobs(), Caches: caches, Runner: lazy,
-		TempDir: filepath.Join(state, "temp"), Sync: store.Sync, Touch: store.Index().Touch, RunHint: singleUIDHint(),
-		Collect: collector(store, caches),
-		Close:   func() error { return errors.Join(lease.Release(), closeAll(closers)) },
+		TempDir: filepath.Join(state, "temp"), SpoolDir: store.TempDir(), Sync: store.Sync, Touch: store.Index().Touch, RunHint: singleUIDHint(),
+		Collect: collector(store, caches), Usage: usage(store, caches),
+		Close: func() error { return errors.Join(lease.Release(), closeAll(closers)) },
 	}, nil
 }
 
@@ -109,6 +110,17 @@ func collector(store *overlay.Store, caches cachedir.Dirs) func(ctx context.Cont
 		}
 		_, err = caches.RemoveUnused()
 		return freed, err
+	}
+}
+
+// usage measures the store with its cache directories.
+func usage(store *overlay.Store, caches cachedir.Dirs) func(ctx context.Context) (storage.Usage, error) {
+	return func(ctx context.Context) (storage.Usage, error) {
+		all, err := caches.All()
+		if err != nil {
+			return storage.Usage{}, err
+		}
+		return store.Usage(ctx, all)
 	}
 }
 

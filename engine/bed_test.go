@@ -82,7 +82,7 @@ func newBed(t *testing.T) *bed {
 	must(t, err)
 	b.backend = &Backend{
 		Layers: b.store.Layers, Mounter: noMounts{}, Lease: lease, Images: b.index, Steps: b.index, Seals: b.store.Index, Blobs: b.store.Blobs,
-		Caches: cachedir.Dirs{Path: t.TempDir()}, Runner: b.runner, TempDir: t.TempDir(), Touch: b.index.Touch, Sync: b.index.Sync,
+		Caches: cachedir.Dirs{Path: t.TempDir()}, Runner: b.runner, TempDir: t.TempDir(), SpoolDir: t.TempDir(), Touch: b.index.Touch, Sync: b.index.Sync,
 		Collect: func(_ context.Context, all bool) (int64, error) { b.collects = append(b.collects, all); return 42, nil },
 		Close:   func() error { b.closed++; return nil },
 	}

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/mstage/mstage/engine/archive"
+	"github.com/mstage/mstage/engine/buildcontext"
 	"github.com/mstage/mstage/engine/copy"
 	"github.com/mstage/mstage/engine/dockerfile"
 	"github.com/mstage/mstage/engine/executor"
@@ -74,6 +76,8 @@ func exitCode(err error) int {
 		mismatch    *fetch.MismatchError
 		content     *fetch.ContentError
 		daemon      *export.DaemonError
+		bad         *archive.Error
+		ignore      *buildcontext.IgnoreError
 	)
 	switch {
 	case errors.As(err, &interrupted):
@@ -86,7 +90,7 @@ func exitCode(err error) int {
 		return ExitDiskFull
 	case ranAndFailed(err):
 		return ExitRun
-	case errors.As(err, &fault), errors.Is(err, storage.ErrInUse):
+	case errors.As(err, &fault), errors.As(err, &bad), errors.As(err, &ignore), errors.Is(err, storage.ErrInUse):
 		return ExitUsage
 	case errors.Is(err, pluginapi.ErrAuth):
 		return ExitAuth
@@ -146,12 +150,15 @@ func hint(err error) string {
 		refusal  *pluginapi.Error
 		mismatch *fetch.MismatchError
 		daemon   *export.DaemonError
+		bad      *archive.Error
 	)
 	switch {
 	case errors.As(err, &daemon):
 		return daemon.Hint
 	case errors.As(err, &refusal):
 		return refusal.Hint
+	case errors.As(err, &bad):
+		return bad.Hint
 	case errors.As(err, &mismatch):
 		return "the registry's copy is damaged, or something between changed it"
 	case errors.As(err, &fault):

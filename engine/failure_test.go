@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/mstage/mstage/engine/buildcontext"
 	"github.com/mstage/mstage/engine/copy"
 	"github.com/mstage/mstage/engine/dockerfile"
 	"github.com/mstage/mstage/engine/executor"
@@ -47,6 +48,7 @@ func TestEveryErrorHasItsExitCodeAndHint(t *testing.T) {
 		"a RUN that did not start":          {inStep(&sandbox.StartError{Code: 127, Err: errors.New("no sh")}), ExitRun, ""},
 		"a RUN that failed and can't clean": {inStep(errors.Join(&sandbox.ExitError{Code: 1}, errors.New("unmount"))), ExitRun, ""},
 		"a fault of the Dockerfile":         {inStep(&executor.FaultError{Err: &copy.NotFoundError{Source: "f"}, Hint: "h"}), ExitUsage, "h"},
+		"a pattern that is none":            {inStep(&buildcontext.IgnoreError{File: ".dockerignore", Line: 1, Err: errors.New("bad")}), ExitUsage, ""},
 		"an owner that can't be":            {inStep(&copy.OwnerError{Path: "f", UID: 1}), ExitHost, "the IDs mapped for this user do not reach it; `mstage doctor` says how to get a range"},
 		"something of the host":             {fmt.Errorf("start: %w", hostError{}), ExitHost, "install uidmap"},
 		"a full disk":                       {inStep(fmt.Errorf("write: %w", syscall.ENOSPC)), ExitDiskFull, "`mstage prune -a` frees what no image needs; --root chooses another disk"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/mstage/mstage/engine/fetch"
 	"github.com/mstage/mstage/engine/worker"
 	"github.com/mstage/mstage/storage"
 )
@@ -61,7 +62,14 @@ func (b *Backend) removeOne(ctx context.Context, t worker.RemoveTarget, force bo
 	if len(going) < len(all) {
 		return lines, nil
 	}
+	img, err := b.Images.Image(ctx, t.Image)
+	if err != nil {
+		return lines, err
+	}
 	if err := b.Images.RemoveImage(ctx, t.Image); err != nil {
+		return lines, err
+	}
+	if err := fetch.Forget(ctx, b.fetchStores(), img); err != nil {
 		return lines, err
 	}
 	return append(lines, "Deleted: "+string(t.Image)), nil

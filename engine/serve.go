@@ -30,6 +30,8 @@ type Backend struct {
 	Runner  sandbox.Runner
 	// TempDir is a private directory on a tmpfs.
 	TempDir string
+	// SpoolDir is a directory of this process on the store's file system.
+	SpoolDir string
 	// RunHint is shown with every RUN that failed, because this host may be why;
 	// "" for none.
 	RunHint string
@@ -40,7 +42,9 @@ type Backend struct {
 	// Collect removes what neither an image nor a lease needs; with all, step
 	// results and cache directories too. It returns the bytes freed.
 	Collect func(ctx context.Context, all bool) (int64, error)
-	Close   func() error
+	// Usage measures what the store takes on the disk.
+	Usage func(ctx context.Context) (storage.Usage, error)
+	Close func() error
 	// ask asks the CLI's process; Serve sets it.
 	ask func(ctx context.Context, a worker.Ask, t worker.Take) (worker.Answer, error)
 }
@@ -123,8 +127,14 @@ func perform(ctx context.Context, job worker.Job, open func(ctx context.Context,
 		return b.pull(ctx, job.Pull, sink)
 	case job.Push != nil:
 		return b.push(ctx, job.Push, sink)
+	case job.Load != nil:
+		return b.load(ctx, job.Load, sink)
+	case job.Save != nil:
+		return b.save(ctx, job.Save)
 	case job.Remove != nil:
 		return b.remove(ctx, job.Remove)
+	case job.Usage != nil:
+		return b.usage(ctx)
 	case job.Prune != nil:
 		return b.prune(ctx, job.Prune)
 	default:

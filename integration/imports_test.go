@@ -30,6 +30,7 @@ var table = map[string]row{
 	".":                               {"*"},
 
 	"engine":              {"engine/*", "sandbox", "storage", "storage/tree", "pkg/pluginapi", "pkg/reference"},
+	"engine/archive":      {"engine/fetch", "engine/imageconfig", "pkg/reference", "storage", "storage/layertar"},
 	"engine/buildcontext": {"storage/tree"},
 	"engine/cache":        {"engine/plan", "storage"},
 	"engine/copy":         {"storage", "storage/tree", "storage/chainfs", "storage/layertar"},

@@ -240,7 +240,10 @@ func killStore(t *testing.T) *testStore {
 }
 
 // killMoments are spread over all commands that change a store.
-func killMoments(rootFS string) []moment {
+func killMoments(rootFS string, archives []string) []moment {
+	load := func(i int, r reach, mayEnd bool) moment {
+		return moment{fmt.Sprint("load ", i, " from standard input"), []string{"load", "-q", "-"}, r, mayEnd}
+	}
 	build := []string{"build", "--progress", "json", "-t", "killed", "ctx"}
 	imports := []string{"import", "-", "imported"}
 	tar := []string{"build", "--progress", "json", "-o", "type=tar,dest=-", "ctx"}
@@ -274,13 +277,34 @@ func killMoments(rootFS string) []moment {
 		{"export tar: megabytes", tar, wrote(3 << 20), false},
 		{"export docker: sealing", archive, stepsDone(6), true},
 		{"export docker: 100 ms later", archive, later(stepsDone(6), 100*time.Millisecond), true},
+		load(0, fed(archives[0], 0.1), false),
+		load(1, fed(archives[1], 0.9), false),
+		load(2, fed(archives[2], 1), true),
+		load(3, later(fed(archives[3], 1), 20*time.Millisecond), true),
+		load(4, later(fed(archives[4], 1), 60*time.Millisecond), true),
+		{"save: worker is there", []string{"save", "-o", "out.tar", "killed"}, workerIsThere, true},
+		{"save: 60 ms later", []string{"save", "-o", "out.tar", "killed"}, later(workerIsThere, 60*time.Millisecond), true},
 	}
+}
+
+// killArchives saves images that have no layer in common but busybox's.
+func (s *testStore) killArchives() []string {
+	s.t.Helper()
+	archives := make([]string, 5)
+	for i := range archives {
+		name := fmt.Sprint("loaded:", i)
+		s.mustRun("build", "-q", "-t", name, "--build-arg", fmt.Sprint("SALT=load", i), "ctx")
+		archives[i] = filepath.Join(s.t.TempDir(), "archive.tar")
+		s.mustRun("save", "-o", archives[i], name)
+	}
+	return archives
 }
 
 func TestAKilledBuildLeavesNothingAndTheNextOneIsWhole(t *testing.T) {
 	undisturbed := killStore(t)
 	want := undisturbed.builtTree("ctx")
 	undisturbed.sound()
+	archives := undisturbed.killArchives()
 	rootFS, err := busyboxTar()
 	if err != nil {
 		t.Fatal(err)
@@ -289,7 +313,7 @@ func TestAKilledBuildLeavesNothingAndTheNextOneIsWhole(t *testing.T) {
 		t.Run(who, func(t *testing.T) {
 			s := killStore(t)
 			killed := 0
-			for i, m := range killMoments(rootFS) {
+			for i, m := range killMoments(rootFS, archives) {
 				if who == "worker" && (i%4 != 2 || slices.Contains(m.args, "tag")) {
 					continue
 				}
@@ -380,6 +404,16 @@ func (s *testStore) wholeArchive(file string) {
 	}
 }
 
+// loads loads the archive of a moment that was interrupted: what there is of it
+// by name is whole.
+func (s *testStore) loads(m moment) {
+	s.t.Helper()
+	name := "loaded:" + strings.Fields(m.phase)[1]
+	if s.run("inspect", name).code == 0 {
+		s.mustRun("run", name, "test", "-e", "/copied/f7")
+	}
+}
+
 // recovers does the same again undisturbed.
 func (s *testStore) recovers(m moment, want fileTree, salt string) {
 	s.t.Helper()
@@ -392,6 +426,10 @@ func (s *testStore) recovers(m moment, want fileTree, salt string) {
 		s.mustRun("import", rootFS, "imported")
 	case "tag":
 		s.mustRun(m.args...)
+	case "load":
+		s.loads(m)
+	case "save":
+		s.mustRun("save", "-o", filepath.Join(s.t.TempDir(), "out.tar"), "killed")
 	}
 	s.mustRun("build", "-q", "-t", "killed", "--build-arg", salt, "ctx")
 	sameTree(s.t, s.builtTree("--build-arg", salt, "ctx"), want)

@@ -75,7 +75,7 @@ type Spec struct {
 	Rootfs string
 	Args   []string // argv; Args[0] is looked up in Env's PATH inside the rootfs
 	Env    []string // complete: nothing is added
-	Dir    string   // working directory: absolute, exists
+	Dir    string   // working directory: absolute; root's, 0755, when it has to be made
 	User   User
 	// Hostname is also in /etc/hosts. Zero: "mstage".
 	Hostname string

@@ -7,21 +7,12 @@
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 
-# host_sources prints this host's sources of Debian 12, so that a mirror that it
-# is set to serves the base too; nothing where it has none. Plain http ones only:
-# the base has no certificates, and packages are signed.
-host_sources() {
-	command -v apt-get >/dev/null || return 0
-	# shellcheck disable=SC2016 # apt-get expands
-	apt-get indextargets --format '$(LABEL) $(CODENAME) deb $(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
-		awk '$1 ~ /^Debian/ && $2 ~ /^bookworm/ && $4 ~ /^http:/ && $6 == "main" { print $3, $4, $5, $6 }'
-}
-
 # make_base FILE writes the tar of a small Debian 12. It grows in /var/tmp: the
-# IDs that the caller may use don't get into a private home directory.
+# IDs that the caller may use don't get into a private home directory. Its sources
+# are plain http ones only: it has no certificates, and packages are signed.
 make_base() {
 	local sources=()
-	host_sources >sources
+	host_sources http >sources
 	! grep -q ' bookworm main$' sources || sources=(-)
 	TMPDIR=/var/tmp mmdebstrap --quiet --mode=unshare --variant=minbase bookworm "$1" "${sources[@]}" <sources
 }

@@ -149,3 +149,13 @@ make_rootfs() {
 	tar -C "$root" --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -cf "$1" .
 	rm -rf "$root"
 }
+
+# host_sources SCHEME prints this host's sources of Debian 12 with that scheme, an
+# extended regular expression, so that a mirror that it is set to serves a new root
+# file system too; nothing where it has none.
+host_sources() {
+	command -v apt-get >/dev/null || return 0
+	# shellcheck disable=SC2016 # apt-get expands
+	apt-get indextargets --format '$(LABEL) $(CODENAME) deb $(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
+		awk -v scheme="^($1):" '$1 ~ /^Debian/ && $2 ~ /^bookworm/ && $4 ~ scheme && $6 == "main" { print $3, $4, $5, $6 }'
+}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# install-deps.sh [arm64|differential]: installs what is missing to build and test
-# mstage on Debian. Nothing is missing: nothing is done and no network is used.
-# With arm64 also the cross compiler, with differential what differential.sh needs.
+# install-deps.sh [arm64|differential|interop]: installs what is missing to build and
+# test mstage on Debian. Nothing is missing: nothing is done and no network is used.
+# With arm64 also the cross compiler, else what the script of that name needs.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 
@@ -16,6 +16,8 @@ needed() {
 		useradd passwd
 		tar tar
 		xz xz-utils
+		bzip2 bzip2
+		zstd zstd
 		strace strace
 		/usr/include/stdlib.h libc6-dev
 		/usr/share/doc/busybox-static busybox-static
@@ -24,6 +26,9 @@ needed() {
 		mmdebstrap mmdebstrap
 		/usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
 		openssl openssl
+		setfattr attr
+		bzip2 bzip2
+		zstd zstd
 	EOF
 	if [ "${1:-}" = arm64 ] && [ "$(uname -m)" != aarch64 ]; then
 		echo "aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu"
@@ -31,9 +36,9 @@ needed() {
 	fi
 	if [ "${1:-}" = differential ]; then
 		echo "runc runc"
-		echo "setcap libcap2-bin"
-		echo "setfattr attr"
-		echo "setpriv util-linux"
+	fi
+	if [ "${1:-}" = interop ]; then
+		echo "dockerd docker.io"
 	fi
 }
 
@@ -70,38 +75,39 @@ install_packages() {
 }
 
 # fetch_go installs the toolchain that go.mod names into bin/tools/go. It is a
-# module: any Go downloads it through the module proxy and checks it against the
-# checksum data base. Go 1.21 and later do so by themselves; Debian's may be older.
-fetch_go() {
-	local version arch module tmp dir
+# module, so any Go downloads it through the module proxy. toolchain.sum is the
+# go.sum of that download: Go compares with it and needs no checksum data base,
+# which a Go before 1.21 passes over when it is off. Go 1.21 and later switch to
+# the toolchain by themselves, with the data base; Debian's may be older.
+fetch_go() (
 	version=$(wanted_go)
 	arch=$(dpkg --print-architecture)
 	module=golang.org/toolchain@v0.0.1-go$version.linux-$arch
+	grep -q "^${module/@/ } h1:" "$ROOT/scripts/toolchain.sum" || die "scripts/toolchain.sum has no line for $module"
 	say "fetch Go $version as a module"
 	mkdir -p "$ROOT/bin/tools"
 	tmp=$(mktemp -d "$ROOT/bin/tools/.go.XXXXXX")
-	# Not below the module: an old Go can't read its go.mod.
-	(cd / && GOFLAGS="" GOTOOLCHAIN=local GOPATH="$tmp/path" go mod download "$module")
-	dir=$tmp/path/pkg/mod/$module
-	chmod -R u+w "$tmp/path"
+	trap 'chmod -R u+w "$tmp"; rm -rf "$tmp"' EXIT
+	mkdir "$tmp/pin"
+	echo "module pin" >"$tmp/pin/go.mod"
+	cp "$ROOT/scripts/toolchain.sum" "$tmp/pin/go.sum"
+	(cd "$tmp/pin" && GO111MODULE=on GOWORK=off GOFLAGS="" GOTOOLCHAIN=local GOMODCACHE="$tmp/modules" go mod download "$module")
+	dir=$tmp/modules/$module
+	chmod -R u+w "$tmp/modules"
 	# Module archives keep neither executable bits nor a go.mod below their root.
 	chmod -R a+x "$dir/bin" "$dir/pkg/tool"
 	find "$dir" -name _go.mod -execdir mv {} go.mod \;
 	rm -rf "$OWN_GO"
 	mv "$dir" "$OWN_GO"
-	rm -rf "$tmp"
-}
+)
 
 mapfile -t packages < <(missing "$@")
+if ! use_go && ! command -v go >/dev/null; then
+	packages+=(golang-go)
+fi
 if [ ${#packages[@]} -gt 0 ]; then
 	install_packages
 fi
-if ! use_go; then
-	if ! command -v go >/dev/null; then
-		packages=(golang-go)
-		install_packages
-	fi
-	use_go || fetch_go
-	need_go
-fi
+use_go || fetch_go
+need_go
 echo "all there: $(cd "$ROOT" && go version)" >&2

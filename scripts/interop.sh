@@ -13,12 +13,39 @@ build() {
 	export MSTAGE_ROOT=$1/store
 	./mstage import rootfs.tar busybox
 	./mstage build -q -t interop:1 -o type=docker,dest=docker.tar -o type=oci,dest=oci.tar \
-		-o type=oci,dest=oci,tar=false -o type=tar,dest=rootfs-out.tar interop
+		-o type=oci,dest=oci,tar=false -o type=tar,dest=rootfs-out.tar -o type=image interop
+	./mstage tag interop:1 interop:saved
+	./mstage save -o saved.tar interop:1 busybox interop:saved
+	./mstage inspect -f '{{.Mstage.ConfigDigest}}' interop:1 >saved.id
 	./mstage prune -a -f
 }
 
+# load DIR loads what docker and skopeo wrote, runs it and compares IDs.
+load() {
+	local archive id name
+	cd "$1"
+	export MSTAGE_ROOT=$1/store
+	for archive in from-docker.tar from-docker.tar.gz from-skopeo-oci.tar from-skopeo-docker.tar from-skopeo-dir ${PODMAN:+from-podman.tar}; do
+		if [ -d "$archive" ]; then
+			./mstage load -q "$archive"
+		else
+			./mstage load -q <"$archive"
+		fi | sed "s|^|$archive: |"
+		name=interop:1
+		[ "$archive" != from-podman.tar ] || name=localhost/interop:1 # how podman reads a name without a host
+		id=$(./mstage images -q --no-trunc "$name")
+		[ "$id" = "$(cat docker.id)" ] || die "$archive: the image is $id and not $(cat docker.id)"
+		got=$(./mstage run --network none "$name")
+		./mstage tag "$name" interop:1
+		[ "$got" = "$expected" ] || die "mstage run of $archive prints '$got', want '$expected'"
+		# What came in goes out with the same ID.
+		./mstage save -o "again-$(basename "$archive")" interop:1
+		./mstage prune -a -f >/dev/null
+	done
+}
+
 if [ "${1:-}" = --inside ]; then
-	build "$2"
+	"$2" "$3"
 	exit
 fi
 
@@ -41,6 +68,8 @@ clean_up() {
 	if [ -n "$daemon" ]; then
 		kill "$daemon" 2>/dev/null || true
 		wait "$daemon" 2>/dev/null || true
+		# A mount of its own where that of / is private: dockerd leaves it behind.
+		umount "$state/data" 2>/dev/null || true
 	fi
 	chmod -R u+rwX "$HOME_DIR" || true
 	rm -rf "$HOME_DIR" "$state"
@@ -54,7 +83,7 @@ mkdir "$HOME_DIR/scripts"
 cp "$ROOT"/scripts/{interop,env}.sh "$HOME_DIR/scripts/"
 make_rootfs "$HOME_DIR/rootfs.tar"
 chmod -R a+rX "$HOME_DIR"/{mstage,interop,scripts,rootfs.tar}
-as_test_user "$HOME_DIR/scripts/interop.sh" --inside "$HOME_DIR"
+as_test_user "$HOME_DIR/scripts/interop.sh" --inside build "$HOME_DIR"
 
 say "dockerd"
 export DOCKER_HOST=unix://$state/docker.sock DOCKER_CONFIG=$state/config
@@ -97,6 +126,36 @@ say "docker import of the root file system"
 docker import -c 'USER 7:8' -c 'WORKDIR /opt/app' -c 'ENV GREETING=hello' rootfs-out.tar interop:rootfs >/dev/null
 # shellcheck disable=SC2016 # the container's shell expands
 check interop:rootfs sh -c 'echo $GREETING $(cat file) $(cat /home/file) $(test -e /etc/group || echo gone) $(id -u):$(id -g) $(stat -c %h hard)'
+
+say "docker load of mstage save"
+docker rmi -f interop:1 >/dev/null
+docker load -q -i saved.tar | sort
+check interop:saved
+check interop:1
+docker image inspect busybox >/dev/null
+[ "$(docker image inspect -f '{{.Id}}' interop:1)" = "$(cat saved.id)" ] || die "docker has another ID than mstage"
+
+say "mstage load of docker save, skopeo copy and podman save"
+docker image inspect -f '{{.Id}}' interop:1 >docker.id
+docker save interop:1 interop:rootfs busybox >from-docker.tar
+gzip -k from-docker.tar
+# skopeo writes the config anew when it turns docker into OCI: this is OCI all the way.
+skopeo copy -q oci-archive:saved.tar:1 oci-archive:from-skopeo-oci.tar:interop:1
+skopeo copy -q docker-archive:saved.tar:interop:1 docker-archive:from-skopeo-docker.tar:interop:1
+skopeo copy -q oci-archive:saved.tar:1 oci:from-skopeo-dir:interop:1
+if command -v podman >/dev/null; then
+	podman --root "$state/podman" --runroot "$state/podman-run" --storage-driver vfs load -q -i saved.tar >/dev/null
+	podman --root "$state/podman" --runroot "$state/podman-run" --storage-driver vfs save -q -o from-podman.tar interop:1
+	export PODMAN=1
+fi
+chmod -R a+rX .
+runuser -u "$TEST_USER" -- env PODMAN="${PODMAN:-}" HOME="$HOME_DIR" TMPDIR="$HOME_DIR/tmp" "$HOME_DIR/scripts/interop.sh" --inside load "$HOME_DIR"
+for again in again-*; do
+	docker rmi -f interop:1 >/dev/null
+	docker load -q -i "$again"
+	[ "$(docker image inspect -f '{{.Id}}' interop:1)" = "$(cat docker.id)" ] || die "docker has another ID after $again"
+	check interop:1
+done
 # in_container ARG…: builds inside a container that docker starts with ARGs, as
 # docs/ci.md says, from what is in HOME_DIR.
 in_container() {
@@ -137,4 +196,4 @@ if command -v podman >/dev/null; then
 	[ "$got" = "$(docker image inspect -f '{{.Id}}' interop:1 | cut -d: -f2) SIGQUIT" ] || die "podman has '$got'"
 	echo "podman image inspect: $got"
 fi
-echo "interop: docker and skopeo read every output"
+echo "interop: docker and skopeo read every output, and mstage theirs"

@@ -21,6 +21,10 @@ say "golangci-lint $want"
 [ $# -eq 0 ] || exit 0
 say "go mod tidy, go mod verify"
 go mod tidy -diff
+for arch in amd64 arm64; do
+	grep -q "^golang.org/toolchain v0.0.1-go$(wanted_go).linux-$arch h1:" scripts/toolchain.sum ||
+		die "scripts/toolchain.sum has no line for Go $(wanted_go) on $arch: 'go mod download -json' prints both sums"
+done
 if command -v shellcheck >/dev/null; then
 	say "shellcheck"
 	shellcheck -x -P scripts scripts/*.sh .ci/run

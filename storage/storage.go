@@ -166,6 +166,9 @@ type Steps interface {
 	Step(ctx context.Context, key Digest) (rec StepRecord, ok bool, err error)
 	// RecordSteps keeps rec under every one of keys.
 	RecordSteps(ctx context.Context, rec StepRecord, keys ...Digest) error
+	// ForgetSteps removes the records of keys; one without a record is not an
+	// error. Layers stay until collected.
+	ForgetSteps(ctx context.Context, keys ...Digest) error
 }
 
 // Image is one image of the store.

@@ -26,10 +26,14 @@ const maxPad = 4096
 // templateFuncs are docker's template functions.
 var templateFuncs = template.FuncMap{
 	"json": func(v any) (string, error) {
-		b, err := json.Marshal(v)
-		return string(b), err
+		var b strings.Builder
+		enc := json.NewEncoder(&b)
+		enc.SetEscapeHTML(false)
+		err := enc.Encode(v)
+		return strings.TrimSpace(b.String()), err
 	},
-	"join":  func(list []string, sep string) string { return strings.Join(list, sep) },
+	"join":  joinList,
+	"title": title,
 	"lower": strings.ToLower,
 	"upper": strings.ToUpper,
 	"split": strings.Split,
@@ -46,6 +50,44 @@ var templateFuncs = template.FuncMap{
 		r := []rune(s)
 		return string(r[:max(0, min(limit, len(r)))])
 	},
+}
+
+// joinList joins strings, and the strings of a list that came from JSON.
+func joinList(list any, sep string) (string, error) {
+	switch l := list.(type) {
+	case nil:
+		return "", nil
+	case []string:
+		return strings.Join(l, sep), nil
+	case []any:
+		words := make([]string, len(l))
+		for i, v := range l {
+			words[i] = fmt.Sprint(v)
+		}
+		return strings.Join(words, sep), nil
+	}
+	return "", fmt.Errorf("join: %T is not a list", list)
+}
+
+// title begins every word with a capital letter.
+func title(s string) string {
+	after := ' '
+	return strings.Map(func(r rune) rune {
+		first := !unicode.IsLetter(after) && !unicode.IsDigit(after) && after != '_' && after != '\''
+		after = r
+		if first {
+			return unicode.ToTitle(r)
+		}
+		return r
+	}, s)
+}
+
+// parseFormatOr is parseFormat, with "table" for the command's own table.
+func parseFormatOr(format, table string) (outputFormat, error) {
+	if format == "table" {
+		format = table
+	}
+	return parseFormat(format)
 }
 
 // parseFormat reads a --format; an error is a usage error. "\t" and "\n"

@@ -70,12 +70,12 @@ counts where it was added.`,
 	flags.BoolVarP(&o.quiet, "quiet", "q", false, "show image IDs only")
 	flags.BoolVar(&o.noTrunc, "no-trunc", false, "show IDs and instructions in full")
 	flags.BoolVarP(&o.human, "human", "H", true, "sizes and times for people; false: bytes and dates")
-	flags.StringVar(&o.format, "format", historyTable, `"json", a Go template, or "table" and a Go template`)
+	flags.StringVar(&o.format, "format", "table", `"json", a Go template, or "table" and a Go template`)
 	return cmd
 }
 
 func showHistory(ctx context.Context, c *cli, o historyOptions, word string) error {
-	format, err := parseFormat(o.format)
+	format, err := parseFormatOr(o.format, historyTable)
 	if err != nil {
 		return err
 	}

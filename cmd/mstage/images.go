@@ -1,9 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"path"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,7 +18,10 @@ import (
 // none stands where an image has no name, as docker shows it.
 const none = "<none>"
 
-const imagesTable = `table {{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}`
+const (
+	imagesTable  = `table {{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}`
+	digestsTable = `table {{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}`
+)
 
 var imagesHeaders = map[string]string{
 	"Repository":   "REPOSITORY",
@@ -30,7 +36,8 @@ var imagesHeaders = map[string]string{
 // imageRow is one line of `images`: one name of an image.
 type imageRow struct {
 	Repository, Tag string
-	// Digest is the OCI config digest, "<none>" before the image was exported.
+	// Digest is that of the manifest in a registry or an archive; "<none>" for an
+	// image that was made here.
 	Digest                  string
 	ID                      string
 	CreatedSince, CreatedAt string
@@ -38,8 +45,9 @@ type imageRow struct {
 }
 
 type imagesOptions struct {
-	quiet, noTrunc bool
-	format         string
+	quiet, noTrunc, digests bool
+	format                  string
+	filters                 []string
 	// pattern is a name, with or without tag; "" for every image.
 	pattern string
 }
@@ -52,6 +60,7 @@ func newImagesCommand(c *cli) *cobra.Command {
 		Short:   "List the images of the local store",
 		Example: `  mstage images
   mstage images -q busybox
+  mstage images --filter dangling=true --filter label=a=b
   mstage images --format '{{.Repository}}:{{.Tag}} {{.Size}}'
   mstage images --format json`,
 		Args: arguments(cobra.MaximumNArgs(1)),
@@ -66,12 +75,18 @@ func newImagesCommand(c *cli) *cobra.Command {
 	flags.BoolVarP(&o.quiet, "quiet", "q", false, "show image IDs only")
 	flags.BoolP("all", "a", false, "show all images; always so, as there are no intermediate ones")
 	flags.BoolVar(&o.noTrunc, "no-trunc", false, "show image IDs in full")
-	flags.StringVar(&o.format, "format", imagesTable, `"json", a Go template, or "table" and a Go template`)
+	flags.BoolVar(&o.digests, "digests", false, "show the digests of manifests")
+	flags.StringArrayVarP(&o.filters, "filter", "f", nil, "`KEY=VALUE` with KEY one of before, dangling, label, reference, since (again for more)")
+	flags.StringVar(&o.format, "format", "table", `"json", a Go template, or "table" and a Go template`)
 	return cmd
 }
 
 func listImages(ctx context.Context, c *cli, o imagesOptions) error {
-	format, err := parseFormat(o.format)
+	table := imagesTable
+	if o.digests {
+		table = digestsTable
+	}
+	format, err := parseFormatOr(o.format, table)
 	if err != nil {
 		return err
 	}
@@ -83,11 +98,17 @@ func listImages(ctx context.Context, c *cli, o imagesOptions) error {
 	if err != nil {
 		return err
 	}
+	filter, err := parseImageFilters(ctx, images, o.filters)
+	if err != nil {
+		return err
+	}
 	all, err := images.AllImages(ctx)
 	if err != nil {
 		return err
 	}
-	rows := imageRows(all, matches, time.Now(), o.noTrunc)
+	rows := imageRows(all, func(img storage.TaggedImage, name string) bool {
+		return matches(name) && filter.keeps(img, name)
+	}, time.Now(), o.noTrunc)
 	if o.quiet {
 		return printIDs(c, rows)
 	}
@@ -111,20 +132,35 @@ func printIDs(c *cli, rows []imageRow) error {
 
 // imageRows returns a row for each name that matches, and one for an image
 // without a name.
-func imageRows(all []storage.TaggedImage, matches func(name string) bool, now time.Time, noTrunc bool) []imageRow {
+func imageRows(all []storage.TaggedImage, matches func(img storage.TaggedImage, name string) bool, now time.Time, noTrunc bool) []imageRow {
 	var rows []imageRow
 	for _, img := range all {
-		names := img.Names
+		names := shownNames(img.Names)
 		if len(names) == 0 {
 			names = []string{""}
 		}
 		for _, name := range names {
-			if matches(name) {
+			if matches(img, name) {
 				rows = append(rows, newImageRow(img.Image, name, now, noTrunc))
 			}
 		}
 	}
 	return rows
+}
+
+// shownNames leaves out a name with a digest where the repository has a tag, as
+// docker does.
+func shownNames(names []string) []string {
+	tagged := map[string]bool{}
+	for _, name := range names {
+		if r, err := reference.Parse(name); err == nil && r.Digest == "" {
+			tagged[r.Name()] = true
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		r, err := reference.Parse(name)
+		return err == nil && r.Digest != "" && tagged[r.Name()]
+	})
 }
 
 func newImageRow(img storage.Image, name string, now time.Time, noTrunc bool) imageRow {
@@ -137,12 +173,12 @@ func newImageRow(img storage.Image, name string, now time.Time, noTrunc bool) im
 		CreatedAt:    timestamp(img.Created),
 		Size:         humanSize(img.SizeBytes()),
 	}
-	if img.Sealed != nil {
-		row.Digest = string(img.Sealed.ConfigDigest)
+	r, err := reference.Parse(name)
+	if err != nil {
+		return row
 	}
-	if r, err := reference.Parse(name); err == nil {
-		row.Repository, row.Tag = r.FamiliarName(), r.Tag
-	}
+	row.Repository, row.Tag = r.FamiliarName(), cmp.Or(r.Tag, none)
+	row.Digest = cmp.Or(digestOf(img, r), none)
 	return row
 }
 
@@ -154,10 +190,14 @@ func imageID(id storage.Digest, noTrunc bool) string {
 }
 
 // nameMatcher returns a function that says whether a full name is the pattern,
-// or has the pattern's name when that has no tag. "" matches everything.
+// or has the pattern's name when that has no tag. A pattern with *, ? or [ is
+// matched as docker does. "" matches everything.
 func nameMatcher(pattern string) (func(name string) bool, error) {
 	if pattern == "" {
 		return func(string) bool { return true }, nil
+	}
+	if strings.ContainsAny(pattern, "*?[") {
+		return globMatcher(pattern)
 	}
 	want, err := reference.Parse(pattern)
 	if err != nil {
@@ -165,6 +205,27 @@ func nameMatcher(pattern string) (func(name string) bool, error) {
 	}
 	return func(name string) bool {
 		r, err := reference.Parse(name)
-		return err == nil && r.Name() == want.Name() && slices.Contains([]string{"", r.Tag}, want.Tag)
+		return err == nil && r.Name() == want.Name() && slices.Contains([]string{"", r.Tag}, want.Tag) &&
+			slices.Contains([]string{"", r.Digest}, want.Digest)
+	}, nil
+}
+
+// globMatcher matches the short form of a name, with and without its tag.
+// Source: distribution/reference, FamiliarMatch.
+func globMatcher(pattern string) (func(name string) bool, error) {
+	if _, err := path.Match(pattern, ""); err != nil {
+		return nil, &usageError{message: fmt.Sprintf("pattern %q: %v", pattern, err)}
+	}
+	return func(name string) bool {
+		r, err := reference.Parse(name)
+		if err != nil {
+			return false
+		}
+		for _, form := range []string{reference.Familiar(name), r.FamiliarName()} {
+			if ok, err := path.Match(pattern, form); err == nil && ok {
+				return true
+			}
+		}
+		return false
 	}, nil
 }

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -132,9 +136,7 @@ func newInspection(img storage.TaggedImage) (inspection, error) {
 		RootFS:       inspectedRootFS{Type: "layers"},
 		Mstage:       inspectedStore{Layers: []inspectedLayer{}},
 	}
-	for _, name := range img.Names {
-		i.RepoTags = append(i.RepoTags, reference.Familiar(name))
-	}
+	i.RepoTags, i.RepoDigests = repoNames(img)
 	if n := len(config.History); n > 0 {
 		i.Comment = config.History[n-1].Comment
 	}
@@ -149,6 +151,38 @@ func newInspection(img storage.TaggedImage) (inspection, error) {
 		i.Mstage.Layers = append(i.Mstage.Layers, inspectedLayer{ID: l.ID, Identity: l.Identity, Size: l.SizeBytes, Created: l.Created})
 	}
 	return i, nil
+}
+
+// repoNames returns an image's names with a tag, and its repositories with the
+// digest of its manifest. What was made here has no such digest: only a registry
+// or an archive gives one.
+func repoNames(img storage.TaggedImage) (tags, digests []string) {
+	tags, digests = []string{}, []string{}
+	for _, name := range img.Names {
+		r, err := reference.Parse(name)
+		if err != nil {
+			continue
+		}
+		if r.Digest == "" {
+			tags = append(tags, reference.Familiar(name))
+		}
+		if d := digestOf(img.Image, r); d != "" {
+			digests = append(digests, r.FamiliarName()+"@"+d)
+		}
+	}
+	return tags, slices.Compact(slices.Sorted(slices.Values(digests)))
+}
+
+// digestOf returns the digest by which a registry knows an image of that name, ""
+// for none.
+func digestOf(img storage.Image, name reference.Reference) string {
+	switch {
+	case name.Digest != "":
+		return name.Digest
+	case img.Sealed != nil && img.Sealed.Manifest != nil:
+		return string(img.Sealed.Manifest.Digest())
+	}
+	return ""
 }
 
 func printInspections(c *cli, format string, found []inspection) error {
@@ -166,11 +200,32 @@ func printInspections(c *cli, format string, found []inspection) error {
 		if f.json {
 			err = json.NewEncoder(c.stdout).Encode(i)
 		} else {
-			err = writeLine(c.stdout, f.tmpl, i)
+			err = writeInspection(c, f, i)
 		}
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// writeInspection executes a template over the struct, and when that has no such
+// field over its JSON form, as docker does: {{.ID}} and {{.Id}} are the same.
+func writeInspection(c *cli, f outputFormat, i inspection) error {
+	var line strings.Builder
+	if err := writeLine(&line, f.tmpl, i); err == nil {
+		_, err := io.WriteString(c.stdout, line.String())
+		return err
+	}
+	b, err := json.Marshal(i)
+	if err != nil {
+		return err
+	}
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.UseNumber() // sizes stay as they are written
+	var fields map[string]any
+	if err := dec.Decode(&fields); err != nil {
+		return err
+	}
+	return writeLine(c.stdout, f.tmpl, fields)
 }

@@ -57,16 +57,21 @@ and a stage that the target doesn't need is not built at all.`,
 		newPushCommand(c),
 		newLoginCommand(c),
 		newLogoutCommand(c),
+		newLoadCommand(c),
+		newSaveCommand(c),
 		newRmiCommand(c),
 		newPruneCommand(c),
 		newUnshareCommand(c),
+		newDfCommand(c),
 		newDoctorCommand(c),
 		newImagesCommand(c),
 		newTagCommand(c),
 		newInspectCommand(c),
 		newHistoryCommand(c),
 		newVersionCommand(c),
+		newManCommand(c),
 	)
+	registerCompletions(c, root)
 	return root
 }
 
@@ -75,11 +80,17 @@ func execute(ctx context.Context, c *cli, args []string) error {
 	root := newRoot(c) //nolint:contextcheck // cobra hands the context through cmd.Context
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd(args...)
-	if _, rest, err := root.Find(args); err != nil {
+	if _, rest, err := root.Find(args); err != nil && !completes(args) {
 		return unknownCommand(root, rest, err)
 	}
 	root.SetArgs(args)
 	return root.ExecuteContext(ctx)
+}
+
+// completes reports whether a shell asks how the command line may go on. Cobra
+// adds the command for it when it runs.
+func completes(args []string) bool {
+	return len(args) > 0 && (args[0] == cobra.ShellCompRequestCmd || args[0] == cobra.ShellCompNoDescRequestCmd)
 }
 
 // unknownCommand says which word is no command and what may be meant.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/mstage/mstage/engine"
 	"github.com/mstage/mstage/pkg/pluginapi"
+	"github.com/mstage/mstage/pkg/reference"
 	"github.com/mstage/mstage/plugins"
 	"github.com/mstage/mstage/storage"
 	"github.com/mstage/mstage/storage/index"
@@ -59,6 +60,9 @@ func (c *cli) openIndex() (*index.Index, error) {
 // findImage returns the image that a word on the command line stands for, by
 // the same look-ups as a word in a Dockerfile.
 func findImage(ctx context.Context, images storage.Images, word string) (storage.Image, error) {
+	if img, ok, err := findByDigest(ctx, images, word); ok || err != nil {
+		return img, err
+	}
 	for _, s := range plugins.Order(images, plugins.Others{}) {
 		r, err := s.Resolve(ctx, pluginapi.Request{Reference: word, Use: pluginapi.UseFrom, Offline: true})
 		if errors.Is(err, pluginapi.ErrNotFound) {
@@ -74,6 +78,24 @@ func findImage(ctx context.Context, images storage.Images, word string) (storage
 		hint: `"mstage images" lists what there is`,
 		err:  noSuchImageError(word),
 	}
+}
+
+// findByDigest returns the image that a name with a digest stands for: that of
+// its manifest, as RepoDigests lists it.
+func findByDigest(ctx context.Context, images storage.Images, word string) (img storage.Image, ok bool, err error) {
+	want, err := reference.Parse(word)
+	if err != nil || want.Digest == "" {
+		return img, false, nil //nolint:nilerr // another kind of word
+	}
+	all, err := images.AllImages(ctx)
+	for _, t := range all {
+		for _, name := range t.Names {
+			if r, err := reference.Parse(name); err == nil && r.Name() == want.Name() && digestOf(t.Image, r) == want.Digest {
+				return t.Image, true, nil
+			}
+		}
+	}
+	return img, false, err
 }
 
 // noSuchImageError is a word that stands for no image.

@@ -108,7 +108,15 @@ func TestImagesTakesDockersFlags(t *testing.T) {
 		"a name without a tag means all":    {[]string{"--format", "{{.Tag}}", "localhost/hello"}, "1\n"},
 		"a name with a tag means that one":  {[]string{"-q", "hello:2"}, ""},
 		"a template may say table":          {[]string{"--format", `table {{.Tag}}\t{{.Digest}}`, "hello"}, "TAG       DIGEST\nlatest    <none>\n"},
-		"a sealed image has docker's ID":    {[]string{"--format", `{{if eq .Tag "<none>"}}{{.Digest}}{{end}}`}, "\n\n" + string(nameless.Sealed.ConfigDigest) + "\n"},
+		"table alone is the usual one":      {[]string{"--format", "table", "other"}, "REPOSITORY   TAG       IMAGE ID   CREATED   SIZE\n"},
+		"--digests has one more column":     {[]string{"--digests", "other"}, "REPOSITORY   TAG       DIGEST    IMAGE ID   CREATED   SIZE\n"},
+		"a pattern may be a glob":           {[]string{"--format", "{{.Repository}}", "local*/h?llo"}, "localhost/hello\n"},
+		"dangling images":                   {[]string{"-q", "-f", "dangling=true"}, nameless.ID.Short() + "\n"},
+		"images that are not dangling":      {[]string{"-q", "--filter", "dangling=false"}, hello.ID.Short() + "\n"},
+		"one of two references":             {[]string{"--format", "{{.Tag}}", "-f", "reference=hello:l*", "-f", "reference=x"}, "latest\n"},
+		"before":                            {[]string{"-q", "-f", "before=" + nameless.ID.Short()}, ""},
+		"since":                             {[]string{"-q", "-f", "since=" + nameless.ID.Short()}, hello.ID.Short() + "\n"},
+		"no label":                          {[]string{"-q", "-f", "label=a"}, ""},
 		"template functions are docker's":   {[]string{"--format", `{{upper .Tag}} {{truncate .ID 2}} {{join (split "a,b" ",") "-"}}{{pad "x" 1 0}}`, "hello"}, "LATEST " + hello.ID.Short()[:2] + " a-b x\n"},
 		"no image of a known name is empty": {[]string{"--format", "{{.ID}}", "other"}, ""},
 	}
@@ -118,6 +126,45 @@ func TestImagesTakesDockersFlags(t *testing.T) {
 				t.Errorf("got %q, want %q", got, c.want)
 			}
 		})
+	}
+}
+
+// pulled is an image that came with a manifest.
+func pulled(t *testing.T, ix *index.Index, names ...string) storage.Image {
+	t.Helper()
+	img := storage.Image{
+		Config: []byte(`{"os":"linux","architecture":"amd64","config":{"Labels":{"a":"b"}}}`), Created: hello.Created.Add(time.Hour),
+		Sealed: &storage.SealedImage{Manifest: &storage.Manifest{Raw: []byte("{}")}},
+	}
+	img.ID = storage.DigestBytes(img.Config)
+	img.Sealed.Config, img.Sealed.ConfigDigest = img.Config, img.ID
+	if err := ix.PutImage(t.Context(), img, names...); err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+func TestAnImageOfARegistryHasDigests(t *testing.T) {
+	ix := newStore(t)
+	digest := string(storage.DigestBytes([]byte("{}")))
+	img := pulled(t, ix, "docker.io/library/x@"+digest)
+	if got, want := succeed(t, "images", "--format", "{{.Repository}} {{.Tag}} {{.Digest}}", "x"), "x <none> "+digest+"\n"; got != want {
+		t.Errorf("a name with a digest: got %q, want %q", got, want)
+	}
+	if got, want := succeed(t, "inspect", "-f", "{{.Id}} {{.RepoTags}} {{.RepoDigests}}", "x@"+digest), string(img.ID)+" [] [x@"+digest+"]\n"; got != want {
+		t.Errorf("inspect: got %q, want %q", got, want)
+	}
+	if err := ix.PutImage(t.Context(), img, "docker.io/library/x:1", "localhost/y:2"); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := succeed(t, "images", "--format", "{{.Repository}}:{{.Tag}}", "-f", "label=a=b", "-f", "since=hello"), "x:1\nlocalhost/y:2\n"; got != want {
+		t.Errorf("with tags: got %q, want %q", got, want)
+	}
+	if got, want := succeed(t, "inspect", "-f", "{{json .RepoDigests}}", "x"+":1"), `["localhost/y@`+digest+`","x@`+digest+`"]`+"\n"; got != want {
+		t.Errorf("inspect: got %q, want %q", got, want)
+	}
+	if got := succeed(t, "images", "-q", "-f", "label=a=c"); got != "" {
+		t.Errorf("another label: got %q, want nothing", got)
 	}
 }
 
@@ -207,6 +254,10 @@ func TestInspectShowsWhatDockerShows(t *testing.T) {
 		"{{.Mstage.ConfigDigest}}":     "",
 		"{{len .Mstage.Layers}}":       "2",
 		"{{json .Config.Cmd}} {{.ID}}": `["sh"] ` + string(hello.ID),
+		"{{.Id}} {{.Size}}":            string(hello.ID) + " 4261567",
+		`{{join .RepoTags " "}}`:       "hello:latest localhost/hello:1",
+		`{{.Id | printf "%.6s"}} {{join .Config.Env ","}} {{title "a b"}}`: "sha256 A=<b> A B",
+		"{{json .Config.Env}}": `["A=<b>"]`,
 	} {
 		if got := succeed(t, "inspect", "-f", template, "hello"); got != want+"\n" {
 			t.Errorf("%s: got %q, want %q", template, got, want)
@@ -235,6 +286,9 @@ func TestMistakesHaveAnExitCodeAndAHint(t *testing.T) {
 	}{
 		"a misspelt command":             {[]string{"imagse"}, engine.ExitUsage, `did you mean "images"?`},
 		"an unknown command with a flag": {[]string{"frobnicate", "-x"}, engine.ExitUsage, `unknown command "frobnicate"`},
+		"an unknown filter":              {[]string{"images", "-f", "colour=red"}, engine.ExitUsage, "before=IMAGE"},
+		"a filter without a value":       {[]string{"images", "-f", "dangling"}, engine.ExitUsage, "KEY=VALUE"},
+		"a filter by no image":           {[]string{"images", "-f", "since=nowhere"}, engine.ExitNotFound, "no such image: nowhere"},
 		"an unknown flag":                {[]string{"images", "--foo"}, engine.ExitUsage, "unknown flag: --foo"},
 		"an unknown flag before any":     {[]string{"--foo", "images"}, engine.ExitUsage, "unknown flag: --foo"},
 		"too few arguments":              {[]string{"tag", "hello"}, engine.ExitUsage, "usage: mstage tag IMAGE NAME[:TAG]"},

@@ -205,7 +205,7 @@ func (a *apply) fileDest(it *item) (string, error) {
 // file copies one selected file to dest, whose directory is in the layer.
 func (a *apply) file(ctx context.Context, it *item, dest string) error {
 	if e, err := a.stage.Lstat(dest); err == nil && e.IsDir() {
-		return fmt.Errorf("cannot replace directory /%s with file", dest)
+		return &ReplaceError{Path: dest}
 	}
 	fd, err := a.stage.openDir(path.Dir(dest))
 	if err != nil {

@@ -113,6 +113,14 @@ type SeveralError struct {
 
 func (e *SeveralError) Error() string { return "several sources for one file: /" + e.Path }
 
+// ReplaceError says that something else was to be copied to where a directory is.
+type ReplaceError struct {
+	// Path is the place in the image, without a leading slash.
+	Path string
+}
+
+func (e *ReplaceError) Error() string { return "cannot replace directory /" + e.Path + " with file" }
+
 // ConflictError says that a directory was to be copied to where something else
 // is that is no directory.
 type ConflictError struct {

@@ -94,7 +94,7 @@ func (t *treeCopy) name(ctx context.Context, w *writer, lower func(string) (uint
 		return t.subdir(w, e, dest, exists)
 	}
 	if exists && typ == tree.TypeDir {
-		return child{}, fmt.Errorf("cannot replace directory /%s with file", dest)
+		return child{}, &ReplaceError{Path: dest}
 	}
 	sum, err := w.node(ctx, e, base)
 	return child{name: base, sum: sum}, err

@@ -74,7 +74,7 @@ func (w *writer) make(base string, create func() error) error {
 		return err
 	}
 	if w.apply.stage.staged(w.dest(base)) != nil {
-		return fmt.Errorf("cannot replace directory /%s with file", w.dest(base))
+		return &ReplaceError{Path: w.dest(base)}
 	}
 	if err := unix.Unlinkat(w.fd, base, 0); err != nil {
 		return err

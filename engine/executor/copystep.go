@@ -7,6 +7,7 @@ import (
 	"path"
 	"strings"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/mstage/mstage/engine/cache"
 	"github.com/mstage/mstage/engine/copy"
@@ -86,6 +87,9 @@ func (w *walk) selectContext(ctx context.Context, s copy.Spec) (*copy.Selection,
 
 // selectFault adds to a source that is not there what may be meant.
 func selectFault(err error, where string) error {
+	if errors.Is(err, path.ErrBadPattern) || errors.Is(err, syscall.ELOOP) {
+		return &FaultError{Err: err}
+	}
 	var missing *copy.NotFoundError
 	if !errors.As(err, &missing) {
 		return err
@@ -292,13 +296,25 @@ func (w *walk) applyCopy(ctx context.Context, t *task, source *copySource, dir s
 		o.HardLink = source.link
 	}
 	res, err := copy.Apply(ctx, source.sel, copy.Dest{Chain: view, Dir: dir, Path: t.step.Copy.Dest}, o)
-	if _, ok := errors.AsType[*copy.ConflictError](err); ok {
-		err = &FaultError{Err: err}
+	return res, destFault(err)
+}
+
+// destFault returns the error of writing to a destination that can't be what the
+// Dockerfile wants of it as the Dockerfile's fault.
+func destFault(err error) error {
+	var (
+		conflict *copy.ConflictError
+		replace  *copy.ReplaceError
+		several  *copy.SeveralError
+	)
+	switch {
+	case errors.As(err, &several):
+		return &FaultError{Err: err, Hint: "a / at the end makes the destination a directory"}
+	case errors.As(err, &conflict), errors.As(err, &replace), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ELOOP):
+		return &FaultError{Err: err}
+	default:
+		return err
 	}
-	if _, ok := errors.AsType[*copy.SeveralError](err); ok {
-		err = &FaultError{Err: err, Hint: "a / at the end makes the destination a directory"}
-	}
-	return res, err
 }
 
 // copyOptions looks names up in the destination.
@@ -337,7 +353,7 @@ func (w *walk) doWorkdir(ctx context.Context, t *task) (rec storage.StepRecord, 
 	}
 	defer func() { err = errors.Join(err, staged.Discard()) }()
 	if err := copy.Mkdir(copy.Dest{Chain: view, Dir: staged.Dir(), Path: t.step.Workdir.Path}, owner); err != nil {
-		return rec, err
+		return rec, destFault(err)
 	}
 	return w.commit(ctx, t, staged, storage.Layer{Identity: t.keys[0]})
 }

@@ -43,37 +43,58 @@ type member struct {
 	open      func() (io.ReadCloser, error)
 }
 
-// archive is an OCI layout, with docker's files in it when asked for: one tar
-// then serves `docker load`, docker-archive: and oci-archive: alike.
+// archive is an OCI layout of one or more images, with docker's files in it when
+// asked for: one tar then serves `docker load`, docker-archive: and oci-archive:
+// alike.
 type archive struct {
+	// manifest is that of the last image added.
 	manifest storage.Digest
 	index    v1.IndexManifest
 	members  map[string]member
+	// docker is set for docker's files; the others are what they say.
+	docker       bool
+	images       []dockerManifest
+	repositories map[string]map[string]string
 }
 
-// newArchive returns the archive of a sealed image.
-func newArchive(ctx context.Context, blobs storage.Blobs, img storage.Image, layers []image.SealedLayer, tags []tag, docker bool) (*archive, error) {
-	if docker {
+// newArchive returns an archive without images.
+func newArchive(docker bool) *archive {
+	return &archive{
+		docker: docker, repositories: map[string]map[string]string{},
+		index:   v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex},
+		members: map[string]member{fileLayout: memory([]byte(layoutVersion))},
+	}
+}
+
+// add adds a sealed image.
+func (a *archive) add(ctx context.Context, blobs storage.Blobs, img storage.Image, layers []image.SealedLayer, tags []tag) error {
+	if a.docker {
 		var err error
 		if blobs, layers, err = forDocker(ctx, blobs, layers); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	oci, err := image.NewOCI(ctx, blobs, img, layers)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	a := &archive{members: map[string]member{fileLayout: memory([]byte(layoutVersion))}}
-	if err := a.addImage(oci, tags); err != nil {
-		return nil, err
+	if err := a.addImage(oci, tags); err != nil || !a.docker {
+		return err
 	}
-	if err := a.addJSON(fileIndex, a.index); err != nil {
-		return nil, err
+	return a.addDocker(oci, tags)
+}
+
+// finish adds the files that name the others.
+func (a *archive) finish() error {
+	if err := a.addJSON(fileIndex, a.index); err != nil || !a.docker {
+		return err
 	}
-	if docker {
-		return a, a.addDocker(oci, tags)
+	if len(a.repositories) > 0 {
+		if err := a.addJSON(fileRepositories, a.repositories); err != nil {
+			return err
+		}
 	}
-	return a, nil
+	return a.addJSON(fileManifest, a.images)
 }
 
 // memory returns a member with these bytes.
@@ -127,24 +148,22 @@ func (a *archive) addImage(oci *image.OCI, tags []tag) error {
 		return err
 	}
 	a.manifest = storage.Digest(digest.String())
-	a.index = newIndex(v1.Descriptor{
+	a.list(v1.Descriptor{
 		MediaType: m.MediaType, Size: int64(len(raw)), Digest: digest, Platform: cf.Platform(),
 	}, tags)
 	return nil
 }
 
-// newIndex lists one manifest under every name.
-func newIndex(d v1.Descriptor, tags []tag) v1.IndexManifest {
-	index := v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex}
+// list puts one manifest into the index under every name.
+func (a *archive) list(d v1.Descriptor, tags []tag) {
 	if len(tags) == 0 {
-		index.Manifests = []v1.Descriptor{d}
+		a.index.Manifests = append(a.index.Manifests, d)
 	}
 	for _, t := range tags {
 		named := d
 		named.Annotations = map[string]string{annotationName: t.full, annotationRef: t.version}
-		index.Manifests = append(index.Manifests, named)
+		a.index.Manifests = append(a.index.Manifests, named)
 	}
-	return index
 }
 
 // dockerManifest is one image in manifest.json. Source: docker image spec v1.2,
@@ -155,8 +174,8 @@ type dockerManifest struct {
 	Layers   []string
 }
 
-// addDocker adds manifest.json, and the older repositories file when the image
-// has names.
+// addDocker notes what manifest.json, and the older repositories file when the
+// image has names, say of an image.
 func (a *archive) addDocker(oci *image.OCI, tags []tag) error {
 	m, err := oci.Manifest()
 	if err != nil {
@@ -168,20 +187,15 @@ func (a *archive) addDocker(oci *image.OCI, tags []tag) error {
 		entry.Layers = append(entry.Layers, blobPath(d.Digest))
 		top = d.Digest.Hex
 	}
-	repositories := map[string]map[string]string{}
 	for _, t := range tags {
 		entry.RepoTags = append(entry.RepoTags, t.familiar())
-		if repositories[t.repo] == nil {
-			repositories[t.repo] = map[string]string{}
+		if a.repositories[t.repo] == nil {
+			a.repositories[t.repo] = map[string]string{}
 		}
-		repositories[t.repo][t.version] = top
+		a.repositories[t.repo][t.version] = top
 	}
-	if len(tags) > 0 {
-		if err := a.addJSON(fileRepositories, repositories); err != nil {
-			return err
-		}
-	}
-	return a.addJSON(fileManifest, []dockerManifest{entry})
+	a.images = append(a.images, entry)
+	return nil
 }
 
 // writeTar writes the archive as a tar: sorted, every time 0, every owner root.

@@ -60,8 +60,11 @@ func (d Daemon) Load(ctx context.Context, blobs storage.Blobs, img storage.Image
 	if err != nil {
 		return nil, err
 	}
-	a, err := newArchive(ctx, blobs, img, layers, tags, true)
-	if err != nil {
+	a := newArchive(true)
+	if err := a.add(ctx, blobs, img, layers, tags); err != nil {
+		return nil, err
+	}
+	if err := a.finish(); err != nil {
 		return nil, err
 	}
 	client, base, err := d.client()

@@ -63,25 +63,69 @@ func export(ctx context.Context, s image.Stores, img storage.Image, names []stri
 	return Result{}, fmt.Errorf("type %q is not one that can be written", o.Type)
 }
 
-// exportArchive writes an OCI layout or a docker archive.
+// exportArchive writes an OCI layout or a docker archive of one image.
 func exportArchive(ctx context.Context, s image.Stores, img storage.Image, names []string, o Output) (Result, error) {
-	tags, err := parseNames(names)
+	done, err := exportImages(ctx, s, []Named{{Image: img, Names: names}}, o)
 	if err != nil {
 		return Result{}, err
 	}
-	img, layers, err := image.Seal(ctx, s, img, image.SealOptions{Compress: true})
-	if err != nil {
-		return Result{}, err
+	return done[0], nil
+}
+
+// Named is an image with the names that it gets in an archive: normalised
+// references with a tag.
+type Named struct {
+	Image storage.Image
+	Names []string
+}
+
+// Images writes several images into one output of type oci or docker, in this
+// order. A blob that they share is there once.
+func Images(ctx context.Context, s image.Stores, images []Named, o Output) ([]Result, error) {
+	o = o.withDest()
+	problem, _ := o.check()
+	switch {
+	case problem != "":
+	case o.Type != TypeOCI && o.Type != TypeDocker:
+		problem = "not an archive of images"
+	case o.Dest == Stdout && o.Stdout == nil:
+		problem = "no stdout to write to"
 	}
-	a, err := newArchive(ctx, s.Blobs, img, layers, tags, o.Type == TypeDocker)
-	if err != nil {
-		return Result{}, err
+	if problem != "" {
+		return nil, fmt.Errorf("export type=%s: %s", o.Type, problem)
 	}
-	res := Result{Image: img, Manifest: a.manifest}
+	done, err := exportImages(ctx, s, images, o)
+	if err != nil {
+		return nil, fmt.Errorf("export type=%s: %w", o.Type, err)
+	}
+	return done, nil
+}
+
+// exportImages seals the images and writes them.
+func exportImages(ctx context.Context, s image.Stores, images []Named, o Output) ([]Result, error) {
+	a := newArchive(o.Type == TypeDocker)
+	done := make([]Result, len(images))
+	for i, n := range images {
+		tags, err := parseNames(n.Names)
+		if err != nil {
+			return nil, err
+		}
+		img, layers, err := image.Seal(ctx, s, n.Image, image.SealOptions{Compress: true})
+		if err != nil {
+			return nil, err
+		}
+		if err := a.add(ctx, s.Blobs, img, layers, tags); err != nil {
+			return nil, err
+		}
+		done[i] = Result{Image: img, Manifest: a.manifest}
+	}
+	if err := a.finish(); err != nil {
+		return nil, err
+	}
 	if o.isTar() {
-		return res, stream(o, func(w io.Writer) error { return a.writeTar(ctx, w) })
+		return done, stream(o, func(w io.Writer) error { return a.writeTar(ctx, w) })
 	}
-	return res, a.writeDir(ctx, o.Dest)
+	return done, a.writeDir(ctx, o.Dest)
 }
 
 // exportRootFS writes the tar of a merged view.

@@ -183,6 +183,47 @@ func TestDockerArchiveNamesTheImage(t *testing.T) {
 	}
 }
 
+func TestSeveralImagesShareTheirBlobs(t *testing.T) {
+	s, whole := sample(t)
+	cfg := imageconfig.Config{OS: "linux", Architecture: "amd64"}
+	below, err := image.New(cfg, whole.Layers[:1])
+	must(t, err)
+	dest := filepath.Join(t.TempDir(), "d.tar")
+	images := []export.Named{{Image: whole, Names: []string{"docker.io/library/whole:1"}}, {Image: below}}
+	done, err := export.Images(t.Context(), s.Stores(), images, export.Output{Type: export.TypeDocker, Dest: dest})
+	must(t, err)
+	files := members(t, dest)
+	var manifest []struct {
+		RepoTags, Layers []string
+	}
+	must(t, json.Unmarshal(files["manifest.json"], &manifest))
+	if len(manifest) != 2 || len(manifest[0].Layers) != 2 || !slices.Equal(manifest[1].Layers, manifest[0].Layers[:1]) || manifest[1].RepoTags != nil {
+		t.Errorf("got %+v, want two images with one layer in common, the second without a name", manifest)
+	}
+	var index struct {
+		Manifests []struct{ Digest storage.Digest }
+	}
+	must(t, json.Unmarshal(files["index.json"], &index))
+	for i, m := range index.Manifests {
+		if m.Digest != done[i].Manifest {
+			t.Errorf("image %d: got manifest %s in the index, want %s", i, m.Digest, done[i].Manifest)
+		}
+	}
+	// Two layers, two configs, two manifests.
+	blobs := 0
+	for name := range files {
+		if strings.HasPrefix(name, "blobs/sha256/") && !strings.HasSuffix(name, "/") {
+			blobs++
+		}
+	}
+	if blobs != 6 || len(index.Manifests) != 2 {
+		t.Errorf("got %d blobs and %d manifests, want 6 and 2", blobs, len(index.Manifests))
+	}
+	if _, err := export.Images(t.Context(), s.Stores(), images, export.Output{Type: export.TypeTar, Dest: dest}); err == nil {
+		t.Error("a root file system of two images: got no error")
+	}
+}
+
 func members(tb testing.TB, name string) map[string][]byte {
 	tb.Helper()
 	f, err := os.Open(name)

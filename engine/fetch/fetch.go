@@ -132,6 +132,28 @@ func promised(blob storage.BlobWriter, want storage.Blob, res layertar.Result) e
 	return nil
 }
 
+// Forget lets the collector have the layers of an image that was removed, but for
+// those that another image of the store has.
+func Forget(ctx context.Context, s Stores, img storage.Image) error {
+	others, err := s.Images.AllImages(ctx)
+	if err != nil {
+		return err
+	}
+	used := map[storage.LayerID]bool{}
+	for _, other := range others {
+		for _, l := range other.Layers {
+			used[l.ID] = true
+		}
+	}
+	var keys []storage.Digest
+	for _, l := range img.Layers {
+		if !used[l.ID] {
+			keys = append(keys, knownKey(l.Identity))
+		}
+	}
+	return s.Steps.ForgetSteps(ctx, keys...)
+}
+
 // knownKey is where the record of a layer from outside is found again.
 func knownKey(diffID storage.Digest) storage.Digest {
 	return storage.DigestBytes([]byte("fetched layer " + diffID))

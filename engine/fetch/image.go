@@ -32,8 +32,8 @@ func Image(m storage.Manifest, config []byte, layers []storage.Layer) (storage.I
 const (
 	MaxManifestBytes = 4 << 20
 	MaxConfigBytes   = 8 << 20
-	// maxLayers is what one overlay mount can stack.
-	maxLayers = 499
+	// MaxLayers is what one overlay mount can stack.
+	MaxLayers = 499
 )
 
 // layerTypes are the media types of layers that can be unpacked.
@@ -118,8 +118,8 @@ func readManifest(raw []byte, mediaType string, config []byte) (storage.Manifest
 	if err != nil {
 		return storage.Manifest{}, fmt.Errorf("image config: %w", err)
 	}
-	if len(m.Layers) != len(cfg.RootFS.DiffIDs) || len(m.Layers) > maxLayers {
-		return storage.Manifest{}, fmt.Errorf("manifest has %d layers and the config %d diff IDs; the limit is %d", len(m.Layers), len(cfg.RootFS.DiffIDs), maxLayers)
+	if len(m.Layers) != len(cfg.RootFS.DiffIDs) || len(m.Layers) > MaxLayers {
+		return storage.Manifest{}, fmt.Errorf("manifest has %d layers and the config %d diff IDs; the limit is %d", len(m.Layers), len(cfg.RootFS.DiffIDs), MaxLayers)
 	}
 	out := storage.Manifest{MediaType: mediaType, Raw: raw, Blobs: make([]storage.Blob, len(m.Layers))}
 	for i, l := range m.Layers {

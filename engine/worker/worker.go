@@ -34,8 +34,11 @@ type Job struct {
 	Build   *Build   `json:"build,omitempty"`
 	Run     *Run     `json:"run,omitempty"`
 	Import  *Import  `json:"import,omitempty"`
+	Load    *Load    `json:"load,omitempty"`
+	Save    *Save    `json:"save,omitempty"`
 	Remove  *Remove  `json:"remove,omitempty"`
 	Prune   *Prune   `json:"prune,omitempty"`
+	Usage   *Usage   `json:"usage,omitempty"`
 	Unshare *Unshare `json:"unshare,omitempty"`
 	Pull    *Pull    `json:"pull,omitempty"`
 	Push    *Push    `json:"push,omitempty"`
@@ -105,6 +108,33 @@ type Import struct {
 	Platform string `json:"platform"`
 }
 
+// Load reads the images of an archive or a layout directory.
+type Load struct {
+	// Path is a file or a directory; "" is the worker's standard input.
+	Path string `json:"path,omitempty"`
+	// Platform is chosen where an image is there for several.
+	Platform string `json:"platform"`
+}
+
+// Loaded is one image that a Load read.
+type Loaded struct {
+	Image storage.Digest `json:"image"`
+	// Names are those that the archive gives it.
+	Names []string `json:"names,omitempty"`
+}
+
+// Save writes images into one archive.
+type Save struct {
+	Images []Saved       `json:"images"`
+	Output export.Output `json:"output"`
+}
+
+// Saved is one image of a Save with its names in the archive.
+type Saved struct {
+	Image storage.Digest `json:"image"`
+	Names []string       `json:"names,omitempty"`
+}
+
 // Remove removes names and images and collects what nothing needs any more.
 type Remove struct {
 	Targets []RemoveTarget `json:"targets"`
@@ -122,6 +152,9 @@ type RemoveTarget struct {
 type Prune struct {
 	All bool `json:"all,omitempty"`
 }
+
+// Usage measures what the store takes on the disk.
+type Usage struct{}
 
 // Unshare runs a host command in the worker's namespaces.
 type Unshare struct {
@@ -149,6 +182,10 @@ type Result struct {
 	Removed []string `json:"removed,omitempty"`
 	// FreedBytes is what a Prune or Remove freed.
 	FreedBytes int64 `json:"freedBytes,omitempty"`
+	// Loaded are the images that a Load read, in the archive's order.
+	Loaded []Loaded `json:"loaded,omitempty"`
+	// Usage is what a Usage measured.
+	Usage *storage.Usage `json:"usage,omitempty"`
 	// Exports describe the outputs besides the store, in order.
 	Exports []Export `json:"exports,omitempty"`
 	// Images are what a Pull brought, in order.

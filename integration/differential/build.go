@@ -13,25 +13,31 @@ import (
 	"time"
 )
 
-const (
-	// caseTimeout ends a command that hangs; a slow case takes some seconds.
-	caseTimeout = 4 * time.Minute
-	// setupCaps are what it takes to make device nodes, owners, trusted attributes
-	// and file capabilities.
-	setupCaps = "+setfcap,+mknod,+chown,+fowner,+fsetid,+sys_admin"
-)
+// caseTimeout ends a command that hangs; a slow case takes some seconds.
+const caseTimeout = 4 * time.Minute
 
 // base is an image that both builders know by name: mstage from its store,
 // BuildKit as a named context, from an OCI layout.
-type base struct{ name, layout, digest string }
+type base struct {
+	name, layout, digest string
+	image                *image
+}
 
 // place is where a case is built.
 type place struct{ context, out string }
 
+func (p place) mstageImage() string   { return filepath.Join(p.out, "mstage.tar") }
+func (p place) mstageTree() string    { return filepath.Join(p.out, "mstage-fs.tar") }
+func (p place) buildkitImage() string { return filepath.Join(p.out, "buildkit.tar") }
+
 // makeBases imports the image busybox and builds the images that cases start from.
 func (s settings) makeBases(ctx context.Context, cases []testCase) ([]base, error) {
-	if text, err := s.runMstage(ctx, "import", s.rootfs, "busybox"); err != nil {
-		return nil, fmt.Errorf("import %s: %w\n%s", s.rootfs, err, text)
+	rootFS := filepath.Join(s.work, "base.tar")
+	if err := writeRootFS(rootFS); err != nil {
+		return nil, err
+	}
+	if e := s.runMstage(ctx, "/", "import", rootFS, "busybox"); e.err != nil {
+		return nil, fmt.Errorf("import %s: %w\n%s", rootFS, e.err, e.text)
 	}
 	todo := []testCase{{name: basePrefix + "busybox", dockerfile: "FROM busybox\n"}}
 	for _, c := range cases {
@@ -53,21 +59,25 @@ func (s settings) makeBases(ctx context.Context, cases []testCase) ([]base, erro
 // makeBase builds a base into mstage's store and a layout.
 func (s settings) makeBase(ctx context.Context, c testCase) (base, error) {
 	b := base{name: strings.TrimPrefix(c.name, basePrefix)}
-	at, err := s.prepare(ctx, "base-"+b.name, c)
+	at, err := s.makeContext(ctx, "base-"+b.name, c)
 	if err != nil {
 		return b, err
 	}
 	b.layout = filepath.Join(at.out, "layout")
-	text, err := s.runMstage(ctx, "build", "-q", "-t", b.name, "-o", "type=image", "-o", "type=oci,tar=false,dest="+b.layout, at.context)
-	if err != nil {
-		return b, fmt.Errorf("%w\n%s", err, text)
+	e := s.runMstage(ctx, "/", "build", "-q", "-t", b.name, "-o", "type=image", "-o", "type=oci,tar=false,dest="+b.layout, at.context)
+	if e.err != nil {
+		return b, fmt.Errorf("%w\n%s", e.err, e.text)
 	}
 	data, err := os.ReadFile(filepath.Join(b.layout, "index.json"))
 	if err != nil {
 		return b, err
 	}
 	index, err := parseIndex(data)
+	if err != nil {
+		return b, err
+	}
 	b.digest = index.Digest
+	b.image, err = readLayout(b.layout)
 	return b, err
 }
 
@@ -91,20 +101,33 @@ func (s settings) environment() []string {
 	}
 }
 
-// runMstage runs mstage as the owner of the work directory and returns what it said.
-func (s settings) runMstage(ctx context.Context, args ...string) (string, error) {
+// runMstage runs mstage in dir, as the owner of the work directory.
+func (s settings) runMstage(ctx context.Context, dir string, args ...string) ending {
 	ctx, cancel := context.WithTimeout(ctx, caseTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, s.mstage, append([]string{"--root", filepath.Join(s.work, "store")}, args...)...)
-	cmd.Dir = "/"
+	cmd.Dir = dir
 	cmd.Env = s.environment()
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: s.user.uid, Gid: s.user.gid}}
+	if int(s.user.uid) != os.Geteuid() {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: s.user.uid, Gid: s.user.gid}}
+	}
 	text, err := cmd.CombinedOutput()
-	return string(text), err
+	return ending{string(text), err}
 }
 
-// prepare makes the context of a case and an empty directory for outputs.
-func (s settings) prepare(ctx context.Context, name string, c testCase) (place, error) {
+// prepare makes the context of a case, a directory for outputs, and in it its
+// secrets, whose files it returns by id.
+func (s settings) prepare(ctx context.Context, name string, c testCase) (place, map[string]string, error) {
+	at, err := s.makeContext(ctx, name, c)
+	if err != nil {
+		return at, nil, err
+	}
+	secrets, err := writeSecrets(at.out, c)
+	return at, secrets, err
+}
+
+// makeContext makes the context of a case and an empty directory for outputs.
+func (s settings) makeContext(ctx context.Context, name string, c testCase) (place, error) {
 	dir := filepath.Join(s.work, name)
 	at := place{context: filepath.Join(dir, "ctx"), out: filepath.Join(dir, "out")}
 	if err := os.RemoveAll(dir); err != nil {
@@ -136,18 +159,16 @@ func (s settings) prepare(ctx context.Context, name string, c testCase) (place, 
 	return at, nil
 }
 
-// runSetup runs a case's script in dir, as the owner of the work directory, who
-// can read what it makes. Times that the script did not set become the case's.
+// runSetup runs a case's script in dir, as the root of the namespaces that mstage
+// builds in: whoever may build may set attributes and capabilities there. Times
+// that the script did not set become the case's.
 func (s settings) runSetup(ctx context.Context, dir string, c testCase) error {
 	script := "umask 022\n" + c.setup + `
 find . -mindepth 1 -newermt 2023-01-01 -exec touch -h -d "$1" {} +
 find . -mindepth 1 -type d -newermt 2020-01-01 -exec touch -d @1600000000 {} +`
-	cmd := exec.CommandContext(ctx, "setpriv", "--reuid", fmt.Sprint(s.user.uid), "--regid", fmt.Sprint(s.user.gid), "--clear-groups",
-		"--inh-caps", setupCaps, "--ambient-caps", setupCaps, "bash", "-euc", script, "setup", c.sourceTime())
-	cmd.Dir = dir
-	cmd.Env = s.environment()
-	if text, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("setup: %w\n%s", err, text)
+	e := s.runMstage(ctx, dir, "unshare", "bash", "-euc", script, "setup", c.sourceTime())
+	if e.err != nil {
+		return fmt.Errorf("setup: %w\n%s", e.err, e.text)
 	}
 	return nil
 }
@@ -164,14 +185,12 @@ func writeSecrets(dir string, c testCase) (map[string]string, error) {
 	return files, nil
 }
 
-// buildMstage builds a case into mstage.tar and mstage-fs.tar and returns what
-// mstage said. Without the cache, as a case would else get the files of another
-// one with equal bytes and other times.
-func (s settings) buildMstage(ctx context.Context, c testCase, at place, secrets map[string]string) (string, error) {
-	args := []string{
-		"build", "-q", "--no-cache=" + strconv.FormatBool(!s.cached),
-		"-o", "type=oci,dest=" + filepath.Join(at.out, "mstage.tar"),
-		"-o", "type=tar,dest=" + filepath.Join(at.out, "mstage-fs.tar"),
+// buildMstage builds a case into mstage.tar and further outputs. Without the cache,
+// as a case would else get the files of another one with equal bytes and other times.
+func (s settings) buildMstage(ctx context.Context, c testCase, at place, secrets map[string]string, outputs ...string) ending {
+	args := []string{"build", "-q", "--no-cache=" + strconv.FormatBool(!s.cached), "-o", "type=oci,dest=" + at.mstageImage()}
+	for _, o := range outputs {
+		args = append(args, "-o", o)
 	}
 	for _, a := range c.args {
 		args = append(args, "--build-arg", a)
@@ -185,15 +204,15 @@ func (s settings) buildMstage(ctx context.Context, c testCase, at place, secrets
 	for id, file := range secrets {
 		args = append(args, "--secret", "id="+id+",src="+file)
 	}
-	return s.runMstage(ctx, append(args, at.context)...)
+	return s.runMstage(ctx, "/", append(args, at.context)...)
 }
 
-// buildBuildkit builds a case into buildkit.tar and returns what buildctl said.
-func (s settings) buildBuildkit(ctx context.Context, c testCase, at place, secrets map[string]string, bases []base) (string, error) {
+// buildBuildkit builds a case into buildkit.tar.
+func (s settings) buildBuildkit(ctx context.Context, c testCase, at place, secrets map[string]string, bases []base) ending {
 	args := []string{
 		"--addr", s.addr, "build", "--frontend", "dockerfile.v0", "--progress", "plain",
 		"--local", "context=" + at.context, "--local", "dockerfile=" + at.context,
-		"--output", "type=oci,dest=" + filepath.Join(at.out, "buildkit.tar"),
+		"--output", "type=oci,dest=" + at.buildkitImage(),
 	}
 	if !s.cached {
 		args = append(args, "--opt", "no-cache=")
@@ -218,5 +237,5 @@ func (s settings) buildBuildkit(ctx context.Context, c testCase, at place, secre
 	cmd := exec.CommandContext(ctx, s.buildctl, args...)
 	cmd.Env = s.environment()
 	text, err := cmd.CombinedOutput()
-	return string(text), err
+	return ending{string(text), err}
 }

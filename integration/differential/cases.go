@@ -13,11 +13,13 @@ const basePrefix = "base:"
 // testCase is one Dockerfile with its context, the options that both builders
 // get, and what is expected of them.
 type testCase struct {
+	file                                    string // where it is written
 	name, setup, ignore, dockerfile, target string
 	args, labels                            []string
 	secrets                                 []secret
-	known                                   string // why a difference is expected
-	fail                                    bool   // both have to refuse it
+	about                                   []string // features
+	known                                   string   // why a difference is expected
+	fail                                    bool     // both have to refuse it
 }
 
 // secret is a value that RUN --mount=type=secret gets.
@@ -49,6 +51,7 @@ func readCases(files []string) ([]testCase, error) {
 				return nil, fmt.Errorf("%s: two cases are named %q", name, c.name)
 			}
 			seen[c.name] = true
+			c.file = name
 			cases = append(cases, c)
 		}
 	}
@@ -86,7 +89,7 @@ func parseCase(text string) (testCase, error) {
 }
 
 // directive parses a line between a case's name and its first block.
-func (c *testCase) directive(line string) error {
+func (c *testCase) directive(line string) (err error) {
 	word, rest, _ := strings.Cut(line, " ")
 	switch word {
 	case "":
@@ -99,6 +102,8 @@ func (c *testCase) directive(line string) error {
 	case ":secret":
 		id, value, _ := strings.Cut(rest, " ")
 		c.secrets = append(c.secrets, secret{id, value})
+	case ":about":
+		c.about, err = parseAbout(rest)
 	case ":fail":
 		c.fail = true
 	case ":known":
@@ -106,5 +111,5 @@ func (c *testCase) directive(line string) error {
 	default:
 		return fmt.Errorf("unknown directive %q", line)
 	}
-	return nil
+	return err
 }

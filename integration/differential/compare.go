@@ -15,19 +15,7 @@ var recent = time.Date(2023, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // compareImages compares mstage's image with BuildKit's, and mstage's own tar of
 // the root file system with its image.
-func (s settings) compareImages(mstage, buildkit, tree string) []string {
-	a, err := readImage(mstage)
-	if err != nil {
-		return []string{"read mstage's image: " + err.Error()}
-	}
-	b, err := readImage(buildkit)
-	if err != nil {
-		return []string{"read BuildKit's image: " + err.Error()}
-	}
-	own, err := readTree(tree)
-	if err != nil {
-		return []string{"read mstage's tar: " + err.Error()}
-	}
+func (s settings) compareImages(a, b *image, own fileTree) []string {
 	if s.cached {
 		for _, t := range []fileTree{a.tree, b.tree, own} {
 			t.forgetTimes()
@@ -36,9 +24,7 @@ func (s settings) compareImages(mstage, buildkit, tree string) []string {
 	out := prefixed("tree ", compareTrees(a.tree, b.tree))
 	out = append(out, compareConfigs(a.config, b.config)...)
 	out = append(out, s.compareLayers(a.layers, b.layers)...)
-	delete(a.tree, "")
-	delete(own, "")
-	return append(out, prefixed("own tar ", compareTrees(own, a.tree))...)
+	return append(out, prefixed("own tar ", compareTrees(own.withoutRoot(), a.tree.withoutRoot()))...)
 }
 
 // prefixed puts a word before each line.
@@ -76,8 +62,8 @@ func compareTrees(a, b fileTree) []string {
 			continue
 		}
 		d := i.diff(name, b[name])
-		if linksA[name] != linksB[name] {
-			d = append(d, "hard links "+linksA[name]+"|"+linksB[name])
+		if !slices.Equal(linksA[name], linksB[name]) {
+			d = append(d, fmt.Sprintf("hard links %q|%q", linksA[name], linksB[name]))
 		}
 		if len(d) > 0 {
 			out = append(out, "/"+name+": "+strings.Join(d, ", "))
@@ -139,16 +125,6 @@ func (i *inode) timeCounts(o *inode) bool {
 
 // compareConfigs compares all but times and layers.
 func compareConfigs(a, b map[string]any) []string {
-	for _, c := range []map[string]any{a, b} {
-		delete(c, "created")
-		delete(c, "rootfs")
-		history, _ := c["history"].([]any)
-		for _, e := range history {
-			if entry, ok := e.(map[string]any); ok {
-				delete(entry, "created")
-			}
-		}
-	}
 	return compareValues("config", a, b)
 }
 
@@ -194,9 +170,11 @@ func bothAre[T any](a, b any) (x, y T, ok bool) {
 
 // asJSON returns a value that came from JSON.
 func asJSON(v any) string {
-	data, err := json.Marshal(v)
-	if err != nil {
+	var b strings.Builder
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
 		return err.Error()
 	}
-	return string(data)
+	return strings.TrimSuffix(b.String(), "\n")
 }

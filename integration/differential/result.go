@@ -2,9 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -26,6 +27,7 @@ type result struct {
 	verdict verdict
 	note    string
 	lines   []string // differences, as "what mstage|BuildKit"
+	golden  []string // what mstage made
 }
 
 // String returns the lines of the table, each with its end.
@@ -59,21 +61,24 @@ func summary(out io.Writer, results []result) error {
 // compare builds a case with both at once and compares what comes out.
 func (s settings) compare(ctx context.Context, n int, c testCase, bases []base) result {
 	r := result{name: c.name, verdict: broken}
-	at, err := s.prepare(ctx, fmt.Sprintf("case-%03d", n), c)
-	if err != nil {
-		r.lines = []string{err.Error()}
-		return r
-	}
-	secrets, err := writeSecrets(at.out, c)
+	at, secrets, err := s.prepare(ctx, fmt.Sprintf("case-%03d", n), c)
 	if err != nil {
 		r.lines = []string{err.Error()}
 		return r
 	}
 	var first, second ending
 	var both sync.WaitGroup
-	both.Go(func() { first.text, first.err = s.buildMstage(ctx, c, at, secrets) })
-	both.Go(func() { second.text, second.err = s.buildBuildkit(ctx, c, at, secrets, bases) })
+	both.Go(func() { first = s.buildMstage(ctx, c, at, secrets, "type=tar,dest="+at.mstageTree()) })
+	both.Go(func() { second = s.buildBuildkit(ctx, c, at, secrets, bases) })
 	both.Wait()
+	var made *image
+	if first.err == nil {
+		if made, err = readImage(at.mstageImage(), bases); err != nil {
+			r.lines = []string{"read mstage's image: " + err.Error()}
+			return r
+		}
+	}
+	r.golden = s.describe(c, at, first, made, bases)
 	if first.err != nil || second.err != nil || c.fail {
 		r.judgeFailure(c, first, second)
 		if s.verbose {
@@ -81,18 +86,56 @@ func (s settings) compare(ctx context.Context, n int, c testCase, bases []base) 
 		}
 		return r.expect(c)
 	}
-	r.lines = s.compareImages(filepath.Join(at.out, "mstage.tar"), filepath.Join(at.out, "buildkit.tar"), filepath.Join(at.out, "mstage-fs.tar"))
+	theirs, err := readImage(at.buildkitImage(), nil)
+	if err != nil {
+		r.lines = []string{"read BuildKit's image: " + err.Error()}
+		return r
+	}
+	own, err := readTree(at.mstageTree())
+	if err != nil {
+		r.lines = []string{"read mstage's tar: " + err.Error()}
+		return r
+	}
 	r.verdict = equal
-	if len(r.lines) > 0 {
+	if r.lines = s.compareImages(made, theirs, own); len(r.lines) > 0 {
 		r.verdict = differs
 	}
 	return r.expect(c)
+}
+
+// buildAlone builds a case with mstage and returns what the golden should be.
+func (s settings) buildAlone(ctx context.Context, n int, c testCase, bases []base) ([]string, error) {
+	at, secrets, err := s.prepare(ctx, fmt.Sprintf("case-%03d", n), c)
+	if err != nil {
+		return nil, err
+	}
+	e := s.buildMstage(ctx, c, at, secrets)
+	var made *image
+	if e.err == nil {
+		if made, err = readImage(at.mstageImage(), bases); err != nil {
+			return nil, err
+		}
+	}
+	return s.describe(c, at, e, made, bases), nil
 }
 
 // ending is how one builder ended.
 type ending struct {
 	text string
 	err  error
+}
+
+// code returns the exit code, -1 when there is none.
+func (e ending) code() int {
+	var exit *exec.ExitError
+	switch {
+	case e.err == nil:
+		return 0
+	case errors.As(e.err, &exit):
+		return exit.ExitCode()
+	default:
+		return -1
+	}
 }
 
 // judgeFailure compares how both ended when one failed, or should have.
@@ -137,4 +180,15 @@ func (e ending) reason() string {
 		}
 	}
 	return lines[len(lines)-1]
+}
+
+// message returns the first line of mstage's error. What a RUN said may come
+// before it; a source line and a hint may follow.
+func (e ending) message() string {
+	for line := range strings.Lines(e.text) {
+		if strings.HasPrefix(line, "Dockerfile:") || strings.HasPrefix(line, "mstage:") {
+			return strings.TrimSpace(line)
+		}
+	}
+	return strings.TrimSpace(e.text)
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -15,6 +16,9 @@ import (
 // xattrPrefix begins the PAX records that hold extended attributes.
 const xattrPrefix = "SCHILY.xattr."
 
+// shortBytes is up to which size content is kept.
+const shortBytes = 512
+
 // inode is what names of a tree point at.
 type inode struct {
 	kind       byte // as in a tar header
@@ -22,6 +26,7 @@ type inode struct {
 	uid, gid   int
 	size       int64
 	hash, link string
+	text       string // content, when it is short
 	dev        [2]int64
 	mtime      time.Time
 	xattrs     map[string]string
@@ -104,13 +109,22 @@ func (t fileTree) add(name string, h *tar.Header, r io.Reader) error {
 // newInode reads an entry.
 func newInode(h *tar.Header, r io.Reader) (*inode, error) {
 	sum := sha256.New()
-	n, err := io.Copy(sum, r)
+	var text strings.Builder
+	n, err := io.Copy(io.MultiWriter(sum, &text), io.LimitReader(r, shortBytes))
 	if err != nil {
 		return nil, err
 	}
+	more, err := io.Copy(sum, r)
+	if err != nil {
+		return nil, err
+	}
+	n += more
 	i := &inode{
 		kind: h.Typeflag, mode: h.Mode & 0o7777, uid: h.Uid, gid: h.Gid, size: n, link: h.Linkname,
 		dev: [2]int64{h.Devmajor, h.Devminor}, mtime: h.ModTime, xattrs: map[string]string{},
+	}
+	if more == 0 {
+		i.text = text.String()
 	}
 	if n > 0 {
 		i.hash = hex.EncodeToString(sum.Sum(nil))[:12]
@@ -123,20 +137,27 @@ func newInode(h *tar.Header, r io.Reader) (*inode, error) {
 	return i, nil
 }
 
-// links returns for each path all the names of its inode.
-func (t fileTree) links() map[string]string {
+// links returns for each path all the names of its inode, sorted.
+func (t fileTree) links() map[string][]string {
 	groups := map[*inode][]string{}
 	for name, i := range t {
 		groups[i] = append(groups[i], name)
 	}
-	out := map[string]string{}
+	out := map[string][]string{}
 	for _, names := range groups {
 		slices.Sort(names)
 		for _, n := range names {
-			out[n] = strings.Join(names, "=")
+			out[n] = names
 		}
 	}
 	return out
+}
+
+// withoutRoot returns a tree without its root directory.
+func (t fileTree) withoutRoot() fileTree {
+	t = maps.Clone(t)
+	delete(t, "")
+	return t
 }
 
 // forgetTimes makes all times equal.

@@ -119,6 +119,29 @@ static void confine(const struct mstage_shim_order *o, struct sock_filter *filte
 	set_caps(caps, caps);
 }
 
+// enter changes to the command's directory and makes what is missing of it, as
+// runc does: an image may name a directory that it has not, or has no longer.
+static void enter(char *dir)
+{
+	if (chdir(dir) == 0)
+		return;
+	if (errno != ENOENT)
+		fail(MSTAGE_SHIM_CHDIR, errno);
+	for (char *p = dir + 1;; p++) {
+		char c = *p;
+		if (c != '/' && c != '\0')
+			continue;
+		*p = '\0';
+		if (mkdir(dir, 0755) < 0 && errno != EEXIST)
+			fail(MSTAGE_SHIM_CHDIR, errno);
+		*p = c;
+		if (c == '\0')
+			break;
+	}
+	if (chdir(dir) < 0)
+		fail(MSTAGE_SHIM_CHDIR, errno);
+}
+
 // execute tries each directory of path, as shells do, and keeps the error that
 // says most. A relative or empty element of path is skipped.
 static _Noreturn void execute(const char *path, char **argv, char **envp)
@@ -164,8 +187,7 @@ static _Noreturn void shim(void)
 	char **argv = strings(o->args, &p, end);
 	char **envp = strings(o->env, &p, end);
 
-	if (chdir(dir) < 0)
-		fail(MSTAGE_SHIM_CHDIR, errno);
+	enter(dir);
 	become(o, groups);
 	confine(o, filter);
 	// The change of user disarmed it.

@@ -70,7 +70,7 @@ func checkNotExecutable(b bed) {
 	}
 	b.wantStartError(b.runSpec(sandbox.Spec{Args: []string{"/tmp/script"}}).err, 127)
 	b.wantStartError(b.runSpec(sandbox.Spec{Args: []string{"/tmp"}}).err, 126)
-	b.wantStartError(b.runSpec(sandbox.Spec{Args: []string{"true"}, Dir: "/no/such/directory"}).err, 127)
+	b.wantStartError(b.runSpec(sandbox.Spec{Args: []string{"true"}, Dir: "/bin/sh"}).err, 127)
 }
 
 func checkMuchOutput(b bed) {
@@ -134,6 +134,8 @@ func checkSurroundings(b bed) {
 	b.wantOutput(sandbox.Spec{}, "umask", "0022")
 	b.wantOutput(sandbox.Spec{Env: []string{"PATH=/bin", "A=b c"}}, "unset SHLVL PWD; env | sort | xargs", "A=b c PATH=/bin")
 	b.wantOutput(sandbox.Spec{Dir: "/tmp"}, "pwd", "/tmp")
+	b.wantOutput(sandbox.Spec{Dir: "/tmp/made/for/it"}, "pwd", "/tmp/made/for/it")
+	b.wantOutput(sandbox.Spec{Dir: "/tmp/made/for"}, "stat -c '%a %u %g' .", "755 0 0")
 	b.wantOutput(sandbox.Spec{}, "echo $$", "1")
 	b.wantOutput(sandbox.Spec{}, "ls -l /proc/self/fd 2>/dev/null | grep -c -e memfd -e mstage || true", "0")
 	b.wantOutput(sandbox.Spec{}, "readlink /proc/self/fd/0", "/dev/null")

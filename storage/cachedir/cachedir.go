@@ -129,6 +129,31 @@ func (d Dirs) tryLock(name string, how int) (*os.File, error) {
 	return f, nil
 }
 
+// All lists the directories by name and says which are in use; their sizes are
+// not looked at.
+func (d Dirs) All() ([]storage.CacheUsage, error) {
+	entries, err := os.ReadDir(d.Path)
+	if err != nil {
+		return nil, err
+	}
+	var all []storage.CacheUsage
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		lock, err := d.tryLock(strings.TrimSuffix(e.Name(), freshSuffix), unix.LOCK_EX)
+		held := errors.Is(err, unix.EWOULDBLOCK)
+		if !held {
+			err = errors.Join(err, lock.Close())
+		}
+		if err != nil && !held {
+			return nil, err
+		}
+		all = append(all, storage.CacheUsage{Name: e.Name(), Held: held})
+	}
+	return all, nil
+}
+
 // RemoveUnused deletes the directories that nobody has and returns how many. One
 // that is being filled is its cache's, and what a killed process left half filled
 // goes.

@@ -97,6 +97,21 @@ func (c *change) recordStep(rec storage.StepRecord, key storage.Digest) error {
 	return err
 }
 
+// ForgetSteps implements storage.Steps, in one transaction.
+func (ix *Index) ForgetSteps(ctx context.Context, keys ...storage.Digest) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	return ix.update(ctx, func(c *change) error {
+		for _, key := range keys {
+			if err := c.forgetStep(key.Hex()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // forgetStep removes a step's record with what points to it.
 func (c *change) forgetStep(hex string) error {
 	old, ok, err := get[storage.StepRecord](c.tx, bucketSteps, hex)

@@ -57,7 +57,7 @@ func Decompress(r io.Reader) (io.ReadCloser, string, error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, "", err
 	}
-	format := sniff(head)
+	format := Format(head)
 	plain, err := inflate(br, format, head)
 	if err != nil {
 		return nil, format, fmt.Errorf("%s stream: %w", format, err)
@@ -65,8 +65,9 @@ func Decompress(r io.Reader) (io.ReadCloser, string, error) {
 	return plain, format, nil
 }
 
-// sniff returns the format that head begins.
-func sniff(head []byte) string {
+// Format returns the format of the stream that head begins: one of the Format
+// constants. Six bytes are enough.
+func Format(head []byte) string {
 	for format, magic := range magics {
 		if bytes.HasPrefix(head, magic) {
 			return format

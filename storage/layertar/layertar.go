@@ -68,6 +68,11 @@ func (e *OwnerError) Error() string {
 // Unwrap returns the kernel's answer.
 func (e *OwnerError) Unwrap() error { return e.Err }
 
+// HostHint says how the host can be mended.
+func (e *OwnerError) HostHint() string {
+	return "the IDs mapped for this user do not reach it; `mstage doctor` says how to get a range"
+}
+
 // Device is a device node that could not be made and is kept as an empty
 // regular file with its type and numbers in an extended attribute. Write
 // turns it into a device entry again.

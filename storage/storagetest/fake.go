@@ -237,6 +237,16 @@ func (ix *Index) RecordSteps(_ context.Context, rec storage.StepRecord, keys ...
 	return nil
 }
 
+// ForgetSteps implements storage.Steps.
+func (ix *Index) ForgetSteps(_ context.Context, keys ...storage.Digest) error {
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	for _, k := range keys {
+		delete(ix.steps, k)
+	}
+	return nil
+}
+
 // Touch does nothing: the fake collects nothing.
 func (ix *Index) Touch(context.Context, ...storage.Digest) error { return nil }
 

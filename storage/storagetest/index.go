@@ -60,6 +60,20 @@ func TestSteps(t *testing.T, open func(t *testing.T) storage.Steps) {
 		}
 		wantStep(t, s, Key("k"), storage.StepRecord{})
 	})
+	t.Run("a forgotten record is gone, its other keys are not", func(t *testing.T) {
+		s := open(t)
+		rec := storage.StepRecord{Layer: Layer("a", 5)}
+		if err := s.RecordSteps(t.Context(), rec, Key("one"), Key("two")); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.ForgetSteps(t.Context(), Key("one"), Key("never")); err != nil {
+			t.Fatal(err)
+		}
+		if _, ok, err := s.Step(t.Context(), Key("one")); ok || err != nil {
+			t.Errorf("forgotten: ok %v, error %v; want false", ok, err)
+		}
+		wantStep(t, s, Key("two"), rec)
+	})
 }
 
 func wantStep(t *testing.T, s storage.Steps, key storage.Digest, want storage.StepRecord) {

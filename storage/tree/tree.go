@@ -11,6 +11,7 @@ import (
 	"os"
 	"path"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -76,8 +77,8 @@ type Lstater interface {
 // maxLinks is the kernel's limit of links in one look-up (MAXSYMLINKS).
 const maxLinks = 40
 
-// errTooManyLinks is ELOOP.
-var errTooManyLinks = errors.New("too many levels of symbolic links")
+// errTooManyLinks is what the kernel says of more.
+var errTooManyLinks error = syscall.ELOOP
 
 // Resolve returns the path that name leads to inside t, symbolic links
 // followed and confined to the root ("/x" and "../.." start at or stop at the
