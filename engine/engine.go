@@ -8,7 +8,9 @@ package engine
 
 import (
 	"context"
+	"fmt"
 
+	"github.com/mstage/mstage/engine/fetch"
 	"github.com/mstage/mstage/engine/imageconfig"
 	"github.com/mstage/mstage/engine/progress"
 	"github.com/mstage/mstage/engine/worker"
@@ -83,7 +85,11 @@ func (e *Engine) configOf(ctx context.Context, r pluginapi.Resolved) (imageconfi
 		if r.Content == nil || r.Content.Config == nil {
 			return imageconfig.Config{}, nil
 		}
-		return imageconfig.Parse(r.Content.Config)
+		config, err := imageconfig.Parse(r.Content.Config)
+		if err != nil {
+			err = &fetch.ContentError{Err: fmt.Errorf("image config: %w", err)}
+		}
+		return config, err
 	}
 	img, err := e.o.Index.Image(ctx, storage.Digest(r.Image))
 	if err != nil {

@@ -74,6 +74,7 @@ func exitCode(err error) int {
 		interrupted *Interrupted
 		fault       *executor.FaultError
 		mismatch    *fetch.MismatchError
+		content     *fetch.ContentError
 		daemon      *export.DaemonError
 		bad         *archive.Error
 		ignore      *buildcontext.IgnoreError
@@ -95,7 +96,7 @@ func exitCode(err error) int {
 		return ExitAuth
 	case errors.As(err, &daemon):
 		return daemonCode(daemon)
-	case errors.Is(err, pluginapi.ErrNetwork), errors.As(err, &mismatch):
+	case errors.Is(err, pluginapi.ErrNetwork), errors.As(err, &mismatch), errors.As(err, &content):
 		return ExitNetwork
 	case errors.Is(err, storage.ErrNotFound), errors.Is(err, pluginapi.ErrNotFound):
 		return ExitNotFound

@@ -353,6 +353,23 @@ func gzipOf(t testing.TB, b []byte) []byte {
 	return out.Bytes()
 }
 
+// gzipStored is a gzip stream of the same bytes that compresses nothing.
+func gzipStored(t testing.TB, b []byte) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	w, err := gzip.NewWriterLevel(&out, gzip.NoCompression)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
 // noise is a file's content that can't be compressed, the same for each seed.
 func noise(seed byte, n int) string {
 	b := make([]byte, n)

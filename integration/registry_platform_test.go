@@ -102,3 +102,77 @@ func TestManifestsThatAreNoImagesAreRefused(t *testing.T) {
 		})
 	}
 }
+
+func TestImagesThatContradictThemselvesAreRefused(t *testing.T) {
+	reg := newRegistry(t, registryOptions{})
+	_, layers := reg.putImage("x", "real", imageSpec{files: []string{"a=1", "b=2"}})
+	diffIDs := []string{digestOf(tarOf(t, "a=1")), digestOf(tarOf(t, "b=2"))}
+	config := func(diffIDs []string) map[string]any {
+		return map[string]any{"os": "linux", "architecture": hostArch, "rootfs": map[string]any{"type": "layers", "diff_ids": diffIDs}}
+	}
+	other := layers[1]
+	other.MediaType = "application/vnd.example.chart.v1+gzip"
+	swapped := []string{diffIDs[1], diffIDs[0]}
+	for tag, c := range map[string]struct {
+		config any
+		layers []descriptor
+		want   string
+	}{
+		"fewer-diff-ids": {config(diffIDs[:1]), layers, "2 layers and the config 1 diff IDs"},
+		"no-layers":      {config(diffIDs), []descriptor{}, "0 layers and the config 2 diff IDs"},
+		"no-image":       {config(diffIDs), []descriptor{layers[0], other}, "not one of an image layer"},
+		"text-config":    {"hello", layers, "image config"},
+		"swapped":        {config(swapped), layers, "diff ID"},
+		"bad-diff-id":    {config([]string{"sha256:1", "x"}), layers, "not a sha256 digest"},
+		"same-blob":      {config(diffIDs), []descriptor{layers[0], layers[0]}, "diff ID"},
+	} {
+		t.Run(tag, func(t *testing.T) {
+			reg.putManifest("x", tag, ociManifest, toJSON(t, map[string]any{
+				"schemaVersion": 2, "mediaType": ociManifest, "config": reg.putBlob("x", ociConfig, toJSON(t, c.config)), "layers": c.layers,
+			}))
+			s := registryStore(t)
+			s.dockerfile("FROM "+reg.host+"/x:"+tag, "ENV A=b")
+			s.fails(6, []string{c.want, reg.host + "/x:" + tag}, "pull", reg.host+"/x:"+tag)
+			s.fails(6, []string{c.want, reg.host + "/x:" + tag, "Dockerfile:1"}, "build", "ctx")
+			s.nothingKept()
+		})
+	}
+}
+
+func TestALayerTwiceInAnImageIsDownloadedOnce(t *testing.T) {
+	reg := newRegistry(t, registryOptions{})
+	_, layers := reg.putImage("x", "1", imageSpec{files: []string{"a=1", "b=2", "a=1"}})
+	s := registryStore(t)
+	s.mustRun("pull", "-q", reg.host+"/x:1")
+	if n := reg.askedFor("GET .*/blobs/" + layers[0].Digest); n != 1 {
+		t.Errorf("asked %d times, want once", n)
+	}
+	s.dockerfile("FROM " + reg.host + "/x:1")
+	if tree := s.builtTree("ctx"); tree["/a"] == "" || tree["/b"] == "" {
+		t.Errorf("got %v", tree)
+	}
+	s.sound()
+}
+
+func TestOneLayerInTwoCompressionsKeepsBothBlobs(t *testing.T) {
+	reg := newRegistry(t, registryOptions{})
+	first, _ := reg.putImage("x", "1", imageSpec{files: []string{"a=" + noise(1, 10000)}})
+	// The same layer, stored instead of deflated: another blob with the same diff ID.
+	layer := tarOf(t, "a="+noise(1, 10000))
+	stored := reg.putBlob("x", ociLayer, gzipStored(t, layer))
+	second := reg.putManifest("x", "2", ociManifest, toJSON(t, map[string]any{
+		"schemaVersion": 2, "mediaType": ociManifest, "config": reg.configOf("x", "1"), "layers": []descriptor{stored},
+	}))
+	s := registryStore(t)
+	for range 2 {
+		for tag, want := range map[string]string{"1": first.Digest, "2": second.Digest} {
+			s.mustRun("pull", "-q", reg.host+"/x:"+tag)
+			if got := strings.TrimSpace(s.mustRun("push", "-q", reg.host+"/x:"+tag, reg.host+"/copy:"+tag)); got != want {
+				t.Errorf("tag %s: pushed %s, want %s", tag, got, want)
+			}
+		}
+		s.sound()
+	}
+	s.mustRun("prune", "-f")
+	s.sound()
+}

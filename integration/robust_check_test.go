@@ -130,7 +130,8 @@ var (
 	shortName = regexp.MustCompile(`^containers/overlay/l/([A-Z0-9]{26})$`)
 	imageFile = regexp.MustCompile(`^images/([0-9a-f]{64})\.json$`)
 	blobFile  = regexp.MustCompile(`^blobs/sha256/([0-9a-f]{64})$`)
-	// fixedFiles are there in any store, or may be.
+	// fixedFiles are there in any store, or may be. A .tmp- file of a process that
+	// was killed is collected when it is a minute old.
 	fixedFiles = regexp.MustCompile(`^(` + strings.Join([]string{
 		`format`, `overlay-ok`, `synced`, `unsynced`, `stat-index(/[0-9a-f]{32}\.stat)?`,
 		`index\.db`, `index\.db\.lock`, `index\.db\.unsynced`,
@@ -139,7 +140,7 @@ var (
 		`cache/[0-9a-f]{64}(/.*|\.lock|\.make\.lock)?`,
 		`containers(/(storage|userns)\.lock)?`,
 		`containers/overlay(/(l|staging|tempdirs|\.has-mount-program))?`,
-		`containers/overlay-layers(/(tmp|layers\.lock|layers\.json|volatile-layers\.json))?`,
+		`containers/overlay-layers(/(tmp|\.tmp-[a-z.-]+\d+|layers\.lock|layers\.json|volatile-layers\.json))?`,
 		`containers/overlay-images(/(images\.lock|images\.json))?`,
 		`containers/overlay-containers(/(containers\.lock|containers\.json|volatile-containers\.json))?`,
 	}, "|") + `)$`)

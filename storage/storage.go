@@ -40,7 +40,7 @@ func DigestBytes(b []byte) Digest {
 func ParseDigest(s string) (Digest, error) {
 	rest, ok := strings.CutPrefix(s, "sha256:")
 	if !ok || !IsHex64(rest) {
-		return "", fmt.Errorf("%q is not a sha256 digest", s)
+		return "", fmt.Errorf("%.100q is not a sha256 digest", s)
 	}
 	return Digest(s), nil
 }
@@ -134,7 +134,8 @@ func DiffLayerName(diffID Digest) string { return "mstage-diff:" + diffID.Hex() 
 
 // MountOptions says what Mounter.Mount shows at Target.
 type MountOptions struct {
-	// Layers are the lower layers, lowest first. May be empty when Stub is set.
+	// Layers are the lower layers, lowest first. May be empty when Stub is set. One
+	// that is there twice counts where it is highest, which comes to the same.
 	Layers []LayerID
 	// Stub is a directory below all layers that holds mount points; "" for none.
 	Stub string

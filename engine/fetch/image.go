@@ -83,11 +83,27 @@ func parseManifest(raw []byte) (m manifest, err error) {
 	return m, nil
 }
 
+// ContentError says that what came from outside is no image that can be used.
+type ContentError struct{ Err error }
+
+func (e *ContentError) Error() string { return e.Err.Error() }
+
+// Unwrap returns what is wrong with it.
+func (e *ContentError) Unwrap() error { return e.Err }
+
 // Manifest reads a manifest from outside together with the config that it
 // names. mediaType is what it was announced as, "" to go by its own word. A
 // manifest and a config that contradict each other, or a layer that can't be
-// unpacked, are errors.
+// unpacked, are a *ContentError.
 func Manifest(raw []byte, mediaType string, config []byte) (storage.Manifest, error) {
+	m, err := readManifest(raw, mediaType, config)
+	if err != nil {
+		return m, &ContentError{Err: err}
+	}
+	return m, nil
+}
+
+func readManifest(raw []byte, mediaType string, config []byte) (storage.Manifest, error) {
 	m, err := parseManifest(raw)
 	if err != nil {
 		return storage.Manifest{}, err
@@ -123,7 +139,7 @@ func blobOf(d descriptor, diffID string) (b storage.Blob, err error) {
 		return b, fmt.Errorf("diff ID: %w", err)
 	}
 	if !layerTypes[d.MediaType] {
-		return b, fmt.Errorf("media type %q is not one of an image layer", d.MediaType)
+		return b, fmt.Errorf("media type %.100q is not one of an image layer", d.MediaType)
 	}
 	if d.Size < 0 {
 		return b, fmt.Errorf("size of %d bytes", d.Size)

@@ -261,7 +261,7 @@ func (m *maker) source(ctx context.Context, b *resolve.Binding) (Source, error) 
 	case r.Content != nil && r.Content.Manifest != nil:
 		i, err := m.content(r, b.Ref.Word.Pos)
 		if err != nil {
-			return Source{}, m.bindings.Graph.File.Errorf(b.Ref.Word.Pos, len(b.Ref.Raw), "", "%s: %v", r.Reference, err)
+			return Source{}, m.bindings.Graph.File.Errorf(b.Ref.Word.Pos, len(b.Ref.Raw), "", "%s: %w", r.Reference, err)
 		}
 		return Source{Image: &i}, nil
 	case r.Content != nil:

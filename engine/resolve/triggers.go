@@ -75,7 +75,7 @@ func (b *binder) triggersOfStage(index int) ([]dockerfile.Instruction, error) {
 func (b *binder) triggersOfImage(ctx context.Context, ref stage.Ref, r pluginapi.Resolved) ([]dockerfile.Instruction, error) {
 	config, err := b.options.ConfigOf(ctx, r)
 	if err != nil {
-		return nil, fmt.Errorf("read the config of %s: %w", r.Reference, err)
+		return nil, b.graph.File.Errorf(ref.Word.Pos, len(ref.Raw), "", "read the config of %s: %w", r.Reference, err)
 	}
 	expressions := config.Config.OnBuild
 	if len(expressions) > maxTriggers {

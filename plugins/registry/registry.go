@@ -59,6 +59,9 @@ func (*Source) Describe(context.Context) (pluginapi.Description, error) {
 // and a registry that can't be used, are a *pluginapi.Error, which wraps
 // pluginapi.ErrAuth or ErrNetwork where that is the cause.
 func (s *Source) Resolve(ctx context.Context, r pluginapi.Request) (pluginapi.Resolved, error) {
+	if _, err := reference.Parse(r.Reference); err != nil {
+		return pluginapi.Resolved{}, &pluginapi.Error{Message: err.Error(), Err: err}
+	}
 	names, err := s.client.Names(r.Reference)
 	if err != nil {
 		return pluginapi.Resolved{}, Refusal(err)
@@ -70,9 +73,17 @@ func (s *Source) Resolve(ctx context.Context, r pluginapi.Request) (pluginapi.Re
 			}
 		}
 	}
+	if r.Offline {
+		return pluginapi.Resolved{}, &notFoundError{text: r.Reference + ": not in the store"}
+	}
 	var errs []error
 	for _, name := range names {
 		found, err := s.resolve(ctx, name, r.Platform)
+		if err == nil && r.LockedDigest != "" && found.Content != nil && found.Content.Digest != r.LockedDigest {
+			return pluginapi.Resolved{}, &pluginapi.Error{
+				Message: fmt.Sprintf("%s is %s now, locked to %s", found.Reference, found.Content.Digest, r.LockedDigest),
+			}
+		}
 		if err == nil {
 			return found, nil
 		}
@@ -149,6 +160,9 @@ func key(digest, name string) string { return digest + " " + name }
 
 // Fetch delivers the layers, several at once.
 func (s *Source) Fetch(ctx context.Context, r pluginapi.Resolved, sel pluginapi.Selection, to pluginapi.Receiver) error {
+	if r.Content == nil {
+		return fmt.Errorf("fetch %s: nothing to fetch", r.Reference)
+	}
 	s.mu.Lock()
 	img := s.resolved[key(r.Content.Digest, r.Reference)]
 	s.mu.Unlock()

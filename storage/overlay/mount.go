@@ -62,6 +62,7 @@ func (s *Store) Mount(ctx context.Context, o storage.MountOptions) (unmount func
 		m.lowers = append(m.lowers, dir)
 	}
 	slices.Reverse(m.lowers)
+	m.lowers = firstOfEach(m.lowers)
 	if o.Stub != "" {
 		m.lowers = append(m.lowers, o.Stub)
 	}
@@ -69,6 +70,18 @@ func (s *Store) Mount(ctx context.Context, o storage.MountOptions) (unmount func
 		return nil, fmt.Errorf("mount %d layers on %s: %w", len(o.Layers), o.Target, err)
 	}
 	return func() error { return unmountDir(o.Target) }, nil
+}
+
+// firstOfEach leaves out what stands further up already. The kernel refuses the
+// same directory twice, and images have the same layer twice, often an empty one:
+// all that the lower one adds and hides, the upper one adds and hides again.
+func firstOfEach(dirs []string) []string {
+	seen := make(map[string]bool, len(dirs))
+	return slices.DeleteFunc(dirs, func(dir string) bool {
+		again := seen[dir]
+		seen[dir] = true
+		return again
+	})
 }
 
 // mount makes m with the API that the kernel has.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -41,6 +42,14 @@ func tmpfs(t testing.TB) string {
 		}
 	})
 	return dir
+}
+
+func TestALayerThatIsThereTwiceCountsWhereItIsHighest(t *testing.T) {
+	dirs := lowerDirs(t, 3)
+	a, b, c := dirs[0], dirs[1], dirs[2]
+	if got, want := firstOfEach([]string{a, b, a, c, b}), []string{a, b, c}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
 }
 
 func TestFiveHundredLowersAreMountedAndMoreRefused(t *testing.T) {

@@ -283,19 +283,24 @@ func deliversContent(t *testing.T, s pluginapi.Source, r pluginapi.Resolved) {
 
 var errFull = errors.New("the receiver is full")
 
-// received counts what a Fetch delivers.
+// received counts what a Fetch delivers, several layers at once perhaps.
 type received struct {
-	layers, roots int
+	mu            sync.Mutex
+	layers, roots int // guarded by mu
 	err           error
 }
 
 func (r *received) Layer(ctx context.Context, _ pluginapi.Layer, tar io.Reader) error {
+	r.mu.Lock()
 	r.layers++
+	r.mu.Unlock()
 	return r.take(ctx, tar)
 }
 
 func (r *received) RootFS(ctx context.Context, tar io.Reader) error {
+	r.mu.Lock()
 	r.roots++
+	r.mu.Unlock()
 	return r.take(ctx, tar)
 }
 
