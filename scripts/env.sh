@@ -112,6 +112,12 @@ in_demo_dir() {
 	fi
 }
 
+# now prints microseconds.
+now() { echo "${EPOCHREALTIME/./}"; }
+
+# figure NAME MICROSECONDS [WORDS] prints one line of a measurement.
+figure() { printf '%-46s %8d.%d ms  %s\n' "$1" $(($2 / 1000)) $(($2 % 1000 / 100)) "${3:-}"; }
+
 # pull_answered IMAGE [FLAG…]: pulls an image when a registry answers within 5 s;
 # the download may take longer. Whether there is a network is not known before.
 pull_answered() {

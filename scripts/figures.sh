@@ -8,12 +8,6 @@ set -euo pipefail
 RUNS=${RUNS:-5}
 files=${FILES:-50000}
 
-# now prints microseconds.
-now() { echo "${EPOCHREALTIME/./}"; }
-
-# figure NAME MICROSECONDS [WORDS] prints one line.
-figure() { printf '%-46s %8d.%d ms  %s\n' "$1" $(($2 / 1000)) $(($2 % 1000 / 100)) "${3:-}"; }
-
 # least COMMAND… sets LEAST to its quickest run's microseconds. before, when it
 # is a function, runs ahead of each run and is not measured; nothing is dirty then.
 least() {

@@ -12,9 +12,6 @@ RUNS=${RUNS:-3}
 LAYERS=20
 layer_bytes=$((52 << 20))
 
-# now prints microseconds.
-now() { echo "${EPOCHREALTIME/./}"; }
-
 # make_context DIR writes a Dockerfile with LAYERS layers of real files: the Go
 # toolchain and the modules that mstage is built of.
 make_context() {
@@ -126,5 +123,6 @@ for i in $(seq "$RUNS"); do
 	if [ -z "$least_buildkit" ] || [ "$took" -lt "$least_buildkit" ]; then least_buildkit=$took; fi
 done
 blobs=$(du -sm "$state/registry" | cut -f1)
-say "FROM an image of $LAYERS layers, $blobs MB compressed, and RUN true: the least of $RUNS runs"
-printf '%-46s %8d ms\n' "mstage" $((least_mstage / 1000)) "BuildKit $(go list -m -f '{{.Version}}' github.com/moby/buildkit)" $((least_buildkit / 1000))
+what="FROM $LAYERS layers, $blobs MB, and RUN true"
+figure "$what" "$least_mstage"
+figure "  the same with BuildKit $(go list -m -f '{{.Version}}' github.com/moby/buildkit)" "$least_buildkit"
