@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -401,9 +402,7 @@ func (r *testRegistry) cut(path string, n int64, times int) func(http.ResponseWr
 			panic(http.ErrAbortHandler)
 		}
 		defer resp.Body.Close()
-		for k, v := range resp.Header {
-			w.Header()[k] = v
-		}
+		maps.Copy(w.Header(), resp.Header)
 		w.WriteHeader(resp.StatusCode)
 		_, _ = io.CopyN(w, resp.Body, n)
 		if f, ok := w.(http.Flusher); ok {

@@ -67,30 +67,36 @@ func (s *Source) Resolve(ctx context.Context, r pluginapi.Request) (pluginapi.Re
 		return pluginapi.Resolved{}, Refusal(err)
 	}
 	for _, name := range names {
-		if !s.ask || name.Digest != "" { // what a digest names never changes
-			if img, ok, err := s.local(ctx, name); err != nil || ok {
-				return answer(name, img), err
-			}
+		if s.ask && name.Digest == "" {
+			continue // what a digest names never changes
+		}
+		if img, ok, err := s.local(ctx, name); err != nil || ok {
+			return answer(name, img), err
 		}
 	}
 	if r.Offline {
 		return pluginapi.Resolved{}, &notFoundError{text: r.Reference + ": not in the store"}
 	}
+	return s.remote(ctx, names, r)
+}
+
+// remote asks for each of the names until one is there.
+func (s *Source) remote(ctx context.Context, names []reference.Reference, r pluginapi.Request) (pluginapi.Resolved, error) {
 	var errs []error
 	for _, name := range names {
 		found, err := s.resolve(ctx, name, r.Platform)
-		if err == nil && r.LockedDigest != "" && found.Content != nil && found.Content.Digest != r.LockedDigest {
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return pluginapi.Resolved{}, context.Cause(ctx)
+		case err != nil:
+			errs = append(errs, err)
+		case r.LockedDigest != "" && found.Content != nil && found.Content.Digest != r.LockedDigest:
 			return pluginapi.Resolved{}, &pluginapi.Error{
 				Message: fmt.Sprintf("%s is %s now, locked to %s", found.Reference, found.Content.Digest, r.LockedDigest),
 			}
-		}
-		if err == nil {
+		default:
 			return found, nil
 		}
-		if ctx.Err() != nil {
-			return pluginapi.Resolved{}, context.Cause(ctx)
-		}
-		errs = append(errs, err)
 	}
 	return pluginapi.Resolved{}, unresolved(errs)
 }
