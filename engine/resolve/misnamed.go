@@ -11,7 +11,7 @@ import (
 
 // misnamed returns the error for a word that no source has answered so far and
 // that most likely means a stage: one that can't be used here, or one whose
-// name is misspelt. Nil when it looks like anything else.
+// name is misspelt, or a number that none has. Nil when it looks like anything else.
 func (b *binder) misnamed(index int, ref stage.Ref) error {
 	word := ref.Word.Text
 	if target, ok := b.stageNamed(word, index); ok {
@@ -27,6 +27,9 @@ func (b *binder) misnamed(index int, ref stage.Ref) error {
 	}
 	if hint, ok := b.suggestion(index, word); ok {
 		return b.notFound(ref, hint)
+	}
+	if _, err := strconv.ParseUint(word, 10, 32); err == nil && ref.Use != stage.UseFrom {
+		return b.notFound(ref, b.lookedAmong(word, fmt.Sprintf("stages above have numbers below %d", index)))
 	}
 	return nil
 }

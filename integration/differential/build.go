@@ -64,7 +64,7 @@ func (s settings) makeBase(ctx context.Context, c testCase) (base, error) {
 		return b, err
 	}
 	b.layout = filepath.Join(at.out, "layout")
-	e := s.runMstage(ctx, "/", "build", "-q", "-t", b.name, "-o", "type=image", "-o", "type=oci,tar=false,dest="+b.layout, at.context)
+	e := s.runMstage(ctx, "/", "build", "-q", "--pull=never", "-t", b.name, "-o", "type=image", "-o", "type=oci,tar=false,dest="+b.layout, at.context)
 	if e.err != nil {
 		return b, fmt.Errorf("%w\n%s", e.err, e.text)
 	}
@@ -191,7 +191,7 @@ func writeSecrets(dir string, c testCase) (map[string]string, error) {
 // buildMstage builds a case into mstage.tar and further outputs. Without the cache,
 // as a case would else get the files of another one with equal bytes and other times.
 func (s settings) buildMstage(ctx context.Context, c testCase, at place, secrets map[string]string, outputs ...string) ending {
-	args := []string{"build", "-q", "--no-cache=" + strconv.FormatBool(!s.cached), "-o", "type=oci,dest=" + at.mstageImage()}
+	args := []string{"build", "-q", "--pull=never", "--no-cache=" + strconv.FormatBool(!s.cached), "-o", "type=oci,dest=" + at.mstageImage()}
 	for _, o := range outputs {
 		args = append(args, "-o", o)
 	}

@@ -3,6 +3,9 @@ package registry
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 
 	docker "go.podman.io/image/v5/docker/reference"
@@ -25,7 +28,7 @@ func (c *Client) Names(word string) ([]reference.Reference, error) {
 		return []reference.Reference{ref}, nil
 	}
 	short, rest := ref.FamiliarName(), strings.TrimPrefix(ref.String(), ref.Name())
-	alias, origin, err := sysregistriesv2.ResolveShortNameAlias(c.sys, short)
+	alias, origin, err := c.alias(short)
 	if err != nil {
 		return nil, confError(word, err)
 	}
@@ -52,6 +55,30 @@ func (c *Client) Names(word string) ([]reference.Reference, error) {
 		names = append(names, full)
 	}
 	return names, nil
+}
+
+// alias returns what registries.conf, or podman's own list of what its user chose,
+// says that a short name stands for; nil when neither has it. The library locks a
+// file beside that list and makes both: on a copy, because a look-up must not write
+// to a home directory, which may be read-only.
+func (c *Client) alias(short string) (alias docker.Named, origin string, err error) {
+	dir, err := os.MkdirTemp("", "mstage-aliases-")
+	if err != nil {
+		return nil, "", err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	sys := *c.sys
+	sys.UserShortNameAliasConfPath = filepath.Join(dir, "short-name-aliases.conf")
+	if cache, err := os.UserCacheDir(); err == nil {
+		chosen, err := os.ReadFile(filepath.Join(cache, "containers", "short-name-aliases.conf"))
+		if err == nil {
+			err = os.WriteFile(sys.UserShortNameAliasConfPath, chosen, 0o600)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
+			return nil, "", err
+		}
+	}
+	return sysregistriesv2.ResolveShortNameAlias(&sys, short)
 }
 
 // qualified reports whether a word names its registry.
