@@ -208,6 +208,39 @@ func TestCtrlCDuringAPullEndsAtOnce(t *testing.T) {
 	}
 }
 
+func TestCtrlCEndsAWaitForAnAnswer(t *testing.T) {
+	reg := newRegistry(t, registryOptions{})
+	begun := make(chan struct{}, 10)
+	reg.intercept(func(_ http.ResponseWriter, r *http.Request) bool {
+		if strings.Contains(r.URL.Path, "/v2/base/") {
+			begun <- struct{}{}
+			<-r.Context().Done()
+		}
+		return false
+	})
+	s := newBusyboxStore(t)
+	s.isolate()
+	s.ownBinary()
+	s.dockerfile("FROM " + reg.host + "/base:1")
+	for _, args := range [][]string{
+		{"pull", reg.host + "/base:1"}, {"build", "ctx"}, {"run", reg.host + "/base:1", "true"}, {"push", "busybox", reg.host + "/base:1"},
+	} {
+		v := s.begin(args...)
+		<-begun
+		begin := time.Now()
+		v.signal(syscall.SIGINT)
+		if code := v.ended(); code != 130 && (args[0] != "run" || code != 125) {
+			t.Errorf("%s: exit code %d, want 130\n%s", args[0], code, v.log.String())
+		}
+		if took := time.Since(begin); took > 3*time.Second {
+			t.Errorf("%s: it took %v", args[0], took)
+		}
+		_, pidNS := v.worker()
+		s.nothingLeft(pidNS)
+	}
+	s.sound()
+}
+
 // downloads: a layer's bytes begin to come.
 func downloads(v *victim) bool {
 	return v.await(func(e progress.Event) bool { return e.Status == progress.TransferDownload })

@@ -305,3 +305,28 @@ func (s *testStore) registriesConf(lines ...string) {
 	s.t.Helper()
 	s.write("registries.conf", strings.Join(lines, "\n")+"\n")
 }
+
+func TestAPushThatFailsSaysWhy(t *testing.T) {
+	reg := newRegistry(t, registryOptions{passwords: true})
+	s := newBusyboxStore(t)
+	s.isolate()
+	s.dockerfile("FROM busybox", "LABEL a=b")
+	for _, args := range [][]string{{"push", "busybox", reg.host + "/x:1"}, {"build", "-t", reg.host + "/x:1", "--push", "ctx"}} {
+		s.fails(7, []string{reg.host + "/x:1", "401", "hint: mstage login " + reg.host}, args...)
+	}
+	s.fails(2, []string{"digest"}, "push", "busybox", reg.host+"/x@sha256:"+strings.Repeat("0", 64))
+	s.fails(2, []string{"no name"}, "build", "--push", "ctx")
+	s.fails(4, []string{"no such image"}, "push", "nothing", reg.host+"/x:1")
+	s.login(reg.host, registryPassword, 0)
+	s.mustRun("push", "-q", "busybox", reg.host+"/x:1")
+	reg.intercept(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodPut {
+			http.Error(w, `{"errors":[{"code":"DENIED","message":"read only"}]}`, http.StatusForbidden)
+		}
+		return r.Method == http.MethodPut
+	})
+	s.fails(7, []string{reg.host, "403", "read only"}, "push", "busybox", reg.host+"/other:1")
+	reg.front.Close()
+	s.fails(6, []string{reg.host, "refuses connections", "hint: "}, "push", "busybox", reg.host+"/x:2")
+	s.sound()
+}

@@ -178,7 +178,8 @@ func defaultCertDirs() []string {
 // retrying repeats requests that a busy server or a broken connection ended.
 func retrying(rt http.RoundTripper) http.RoundTripper {
 	return transport.NewRetry(rt, transport.WithRetryStatusCodes(
-		http.StatusRequestTimeout, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout,
+		http.StatusRequestTimeout, http.StatusTooManyRequests,
+		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout,
 	))
 }
 

@@ -242,7 +242,7 @@ func pemOf(t *testing.T, s *httptest.Server) string {
 }
 
 func TestABusyRegistryIsAskedAgain(t *testing.T) {
-	for _, status := range []int{http.StatusServiceUnavailable, http.StatusBadGateway, http.StatusGatewayTimeout} {
+	for _, status := range []int{http.StatusTooManyRequests, http.StatusServiceUnavailable, http.StatusBadGateway, http.StatusGatewayTimeout} {
 		f := newFake(t, false)
 		d := f.put(t, "x", "latest")
 		n := 0
