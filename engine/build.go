@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"github.com/mstage/mstage/engine/dockerfile"
 	"github.com/mstage/mstage/engine/executor"
 	"github.com/mstage/mstage/engine/export"
+	"github.com/mstage/mstage/engine/imageconfig"
 	"github.com/mstage/mstage/engine/plan"
 	"github.com/mstage/mstage/engine/progress"
 	"github.com/mstage/mstage/engine/resolve"
@@ -118,6 +120,9 @@ func (e *Engine) Build(ctx context.Context, r Request) (*BuildResult, error) {
 	}
 	warn(r.Sink, f)
 	warnUnused(r.Sink, g)
+	if err := e.warnForeign(ctx, r.Sink, f.Name, p); err != nil {
+		return nil, err
+	}
 	res, err := e.fromCache(ctx, r, p)
 	if res == nil && err == nil {
 		res, err = e.inWorker(ctx, r, p)
@@ -142,6 +147,33 @@ func warnUnused(sink progress.Sink, g *stage.Graph) {
 			Message: "no ARG takes the build arguments " + strings.Join(g.UnusedArgs, ", "),
 		})
 	}
+}
+
+// warnForeign tells of images of the store that are for another platform: who
+// pulled one on purpose knows, everybody else wonders about "exec format error".
+func (e *Engine) warnForeign(ctx context.Context, sink progress.Sink, file string, p *plan.Plan) error {
+	for _, img := range p.Images {
+		if img.Content != nil || img.ID == "" {
+			continue // a source has chosen it for the platform
+		}
+		rec, err := e.o.Index.Image(ctx, img.ID)
+		if err != nil {
+			return err
+		}
+		config, err := imageconfig.Parse(rec.Config)
+		if err != nil {
+			return err
+		}
+		is := config.OS + "/" + config.Architecture
+		if config.Architecture == "" || is == e.o.Platform || strings.HasPrefix(e.o.Platform, is+"/") {
+			continue
+		}
+		sink.Send(progress.Event{
+			Kind: progress.Warning, Time: time.Now(), File: file,
+			Message: fmt.Sprintf("%s in the store is for %s, not for %s", img.Reference, is, e.o.Platform),
+		})
+	}
+	return nil
 }
 
 // storeOnly reports whether the local store is the only output.

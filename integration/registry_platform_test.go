@@ -176,3 +176,23 @@ func TestOneLayerInTwoCompressionsKeepsBothBlobs(t *testing.T) {
 	s.mustRun("prune", "-f")
 	s.sound()
 }
+
+func TestAnImageOfAnotherPlatformInTheStoreIsWarnedOf(t *testing.T) {
+	reg := newRegistry(t, registryOptions{})
+	other := map[string]string{"amd64": "arm64"}[hostArch]
+	if other == "" {
+		other = "amd64"
+	}
+	reg.putIndex("multi", "1", reg.putFor("multi", other, "foreign=1"), reg.putFor("multi", hostArch, "own=1"))
+	s := registryStore(t)
+	s.dockerfile("FROM "+reg.host+"/multi:1", "ENV A=b")
+	want := reg.host + "/multi:1 in the store is for linux/" + other + ", not for linux/" + hostArch
+	s.mustRun("pull", "-q", "--platform", "linux/"+other, reg.host+"/multi:1")
+	if r := s.run("build", "ctx"); r.code != 0 || !strings.Contains(r.stderr, want) {
+		t.Errorf("exit code %d, no %q in\n%s", r.code, want, r.stderr)
+	}
+	s.mustRun("pull", "-q", reg.host+"/multi:1")
+	if r := s.run("build", "ctx"); r.code != 0 || strings.Contains(r.stderr, "in the store is for") {
+		t.Errorf("exit code %d, a warning in\n%s", r.code, r.stderr)
+	}
+}
