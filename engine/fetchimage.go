@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -115,7 +116,7 @@ func (f *imageFetch) stored(ctx context.Context, blob storage.Blob) (layer stora
 func (f *imageFetch) fetch(ctx context.Context, missing map[storage.Digest]storage.Blob) error {
 	ask := worker.Ask{Fetch: &worker.Fetch{Resolved: f.img.Content.Resolved}}
 	for _, blob := range f.img.Content.Manifest.Blobs {
-		if _, lacking := missing[blob.Digest]; lacking {
+		if _, lacking := missing[blob.Digest]; lacking && !slices.Contains(ask.Fetch.Layers, string(blob.Digest)) {
 			ask.Fetch.Layers = append(ask.Fetch.Layers, string(blob.Digest))
 		}
 	}

@@ -196,4 +196,47 @@ if command -v podman >/dev/null; then
 	[ "$got" = "$(docker image inspect -f '{{.Id}}' interop:1 | cut -d: -f2) SIGQUIT" ] || die "podman has '$got'"
 	echo "podman image inspect: $got"
 fi
-echo "interop: docker and skopeo read every output, and mstage theirs"
+say "a registry: mstage pushes, all pull, and back"
+"$ROOT/scripts/registry.sh"
+cat >"$state/registry.yml" <<-EOF
+	version: 0.1
+	storage: {filesystem: {rootdirectory: $state/registry}}
+	http: {addr: "127.0.0.1:0", relativeurls: true}
+EOF
+"$ROOT/bin/tools/registry" serve "$state/registry.yml" >"$state/registry.log" 2>&1 &
+services+=($!)
+registry=
+for _ in $(seq 100); do
+	registry=$(sed -nE 's/.*listening on (127\.0\.0\.1:[0-9]+).*/\1/p' "$state/registry.log")
+	[ -z "$registry" ] || break
+	sleep 0.1
+done
+[ -n "$registry" ] || die "the registry does not listen"
+# in_store ARG…: mstage in the store that --load was built in.
+in_store() { as_test_user "$HOME_DIR/mstage" --root "$HOME_DIR/loaded" "$@"; }
+in_store build -q -t "$registry/interop:1" -o type=image --push "$HOME_DIR/interop" >/dev/null
+digest=$(in_store push -q "$registry/interop:1")
+# same WHO DIGEST: everybody has to see the digest that was pushed.
+same() {
+	[ "$2" = "$digest" ] || die "$1 has the digest '$2', pushed was '$digest'"
+	echo "$1: $2"
+}
+docker pull -q "$registry/interop:1" >/dev/null
+check "$registry/interop:1"
+same docker "$(docker image inspect -f '{{range .RepoDigests}}{{println .}}{{end}}' "$registry/interop:1" | sed -n "s|^$registry/interop@||p")"
+same skopeo "$(skopeo inspect --tls-verify=false -f '{{.Digest}}' "docker://$registry/interop:1")"
+skopeo --insecure-policy copy -q --src-tls-verify=false "docker://$registry/interop:1" oci:pulled
+if command -v podman >/dev/null; then
+	mkdir -p "$DOCKER_CONFIG" # podman wants the file that docker does without
+	[ -e "$DOCKER_CONFIG/config.json" ] || echo '{}' >"$DOCKER_CONFIG/config.json"
+	# A store of its own: an image that came by an archive before keeps that digest.
+	fresh=(--root "$state/podman2" --runroot "$state/podman2-run" --storage-driver vfs)
+	podman "${fresh[@]}" pull -q --tls-verify=false "$registry/interop:1" >/dev/null
+	same podman "$(podman "${fresh[@]}" image inspect -f '{{.Digest}}' "$registry/interop:1")"
+fi
+docker tag interop:rootfs "$registry/docker:1"
+digest=$(docker push "$registry/docker:1" | sed -nE 's/.*digest: (sha256:[0-9a-f]+).*/\1/p')
+in_store pull -q "$registry/docker:1" >/dev/null
+same "mstage, of what docker pushed" "$(in_store push -q "$registry/docker:1" "$registry/again:1")"
+same "docker, of what mstage pushed again" "$(docker pull "$registry/again:1" | sed -n 's/^Digest: //p')"
+echo "interop: docker and skopeo read every output, and mstage theirs; a registry carries images between all of them"

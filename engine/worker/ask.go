@@ -210,8 +210,8 @@ type Take struct {
 }
 
 // Ask asks the CLI and returns its answer; a Failure is the error. No stream comes
-// after Ask has returned. After the end of ctx the streams still have to end: the
-// CLI cancels what feeds them.
+// after Ask has returned. The end of ctx makes the CLI stop too: the streams that
+// came end soon after it.
 func (s *Server) Ask(ctx context.Context, a Ask, t Take) (Answer, error) {
 	q := &openQuestion{answer: make(chan Answer, 1), streams: t.Stream}
 	var err error
@@ -236,6 +236,7 @@ func (s *Server) Ask(ctx context.Context, a Ask, t Take) (Answer, error) {
 			t.Enough = nil
 			_ = s.Report(Report{Drop: &Drop{Ask: a.ID}}) // a CLI that is gone ends q.answer
 		case <-ctx.Done():
+			_ = s.Report(Report{Drop: &Drop{Ask: a.ID}}) // what a CLI did that is gone has ended
 			return Answer{}, context.Cause(ctx)
 		}
 	}
