@@ -58,7 +58,7 @@ func (b *Backend) importImage(ctx context.Context, j *worker.Import) (*worker.Re
 	defer in.Close()
 	layer, err := fetch.Layer(ctx, fetch.Stores{Layers: b.Layers, Lease: b.Lease}, in)
 	if err != nil {
-		return nil, fmt.Errorf("import %s: %w", from, err)
+		return nil, blamed(ctx, fmt.Errorf("import %s: %w", from, err))
 	}
 	created := layer.Created
 	osName, arch, _ := strings.Cut(j.Platform, "/")

@@ -10,7 +10,6 @@ import (
 	"runtime"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -20,6 +19,7 @@ import (
 	"github.com/mstage/mstage/engine/progress"
 	"github.com/mstage/mstage/engine/worker"
 	"github.com/mstage/mstage/storage"
+	"github.com/mstage/mstage/storage/layertar"
 )
 
 // LoadRequest says which archive to load.
@@ -230,16 +230,10 @@ func (l *loader) tell(b storage.Blob, status string, current int64) {
 	})
 }
 
-// tarFaults are what the kernel says to names that no tar of a layer should have.
-var tarFaults = []syscall.Errno{
-	syscall.ENAMETOOLONG, syscall.ENOTDIR, syscall.ELOOP, syscall.EEXIST, syscall.EISDIR, syscall.ENOTEMPTY,
-}
-
 // blamed says that it is the archive that is wrong, unless the host or a cancel
 // was the cause.
 func blamed(ctx context.Context, err error) error {
-	number, ok := errors.AsType[syscall.Errno](err)
-	if ctx.Err() != nil || ok && !slices.Contains(tarFaults, number) {
+	if ctx.Err() != nil || !layertar.Damaged(err) {
 		return err
 	}
 	return &archive.Error{Err: err}

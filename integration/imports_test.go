@@ -29,7 +29,7 @@ var table = map[string]row{
 	"cmd/mstage/internal/ttyprogress": {"engine/progress"},
 	".":                               {"*"},
 
-	"engine":              {"engine/*", "sandbox", "storage", "storage/tree", "pkg/pluginapi", "pkg/reference"},
+	"engine":              {"engine/*", "sandbox", "storage", "storage/layertar", "storage/tree", "pkg/pluginapi", "pkg/reference"},
 	"engine/archive":      {"engine/fetch", "engine/imageconfig", "pkg/reference", "storage", "storage/layertar"},
 	"engine/buildcontext": {"storage/tree"},
 	"engine/cache":        {"engine/plan", "storage"},

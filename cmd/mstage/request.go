@@ -116,6 +116,9 @@ func (c *cli) readStdin(ctx context.Context, f *buildFlags, r *engine.Request) (
 		out, _, err := layertar.Decompress(r)
 		return out, err
 	})
+	if ctx.Err() == nil && layertar.Damaged(err) {
+		return cleanup, &usageError{message: err.Error(), hint: "- reads a Dockerfile, or the whole tar of a context"}
+	}
 	if err != nil {
 		return cleanup, err
 	}

@@ -121,6 +121,14 @@ type ReplaceError struct {
 
 func (e *ReplaceError) Error() string { return "cannot replace directory /" + e.Path + " with file" }
 
+// ArchiveError is an archive that ADD can't unpack because its bytes are damaged.
+type ArchiveError struct{ Err error }
+
+func (e *ArchiveError) Error() string { return e.Err.Error() }
+
+// Unwrap returns what is wrong with it.
+func (e *ArchiveError) Unwrap() error { return e.Err }
+
 // ConflictError says that a directory was to be copied to where something else
 // is that is no directory.
 type ConflictError struct {

@@ -53,6 +53,14 @@ type unpacker struct {
 // unpack unpacks the archive f into the directory dest of the layer, and
 // returns the size and digest of f.
 func (a *apply) unpack(ctx context.Context, f *os.File, dest string) (copied, error) {
+	c, err := a.unpackAll(ctx, f, dest)
+	if ctx.Err() == nil && layertar.Damaged(err) {
+		err = &ArchiveError{Err: err}
+	}
+	return c, err
+}
+
+func (a *apply) unpackAll(ctx context.Context, f *os.File, dest string) (copied, error) {
 	counted := &digestReader{ctx: ctx, r: f, h: sha256.New()}
 	plain, _, err := layertar.Decompress(counted)
 	if err != nil {

@@ -306,11 +306,12 @@ func destFault(err error) error {
 		conflict *copy.ConflictError
 		replace  *copy.ReplaceError
 		several  *copy.SeveralError
+		damaged  *copy.ArchiveError
 	)
 	switch {
 	case errors.As(err, &several):
 		return &FaultError{Err: err, Hint: "a / at the end makes the destination a directory"}
-	case errors.As(err, &conflict), errors.As(err, &replace), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ELOOP):
+	case errors.As(err, &conflict), errors.As(err, &replace), errors.As(err, &damaged), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ELOOP):
 		return &FaultError{Err: err}
 	default:
 		return err

@@ -14,6 +14,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"syscall"
 
 	"github.com/mstage/mstage/storage"
 )
@@ -51,6 +53,21 @@ const (
 
 // ErrLimit is wrapped by every error that says a limit was passed.
 var ErrLimit = errors.New("over the limit")
+
+// tarFaults are what the kernel says to names that no tar of a layer should have.
+var tarFaults = []syscall.Errno{
+	syscall.ENAMETOOLONG, syscall.ENOTDIR, syscall.ELOOP, syscall.EEXIST, syscall.EISDIR, syscall.ENOTEMPTY,
+}
+
+// Damaged reports whether an error of reading a tar lies in the tar, not in this
+// host, nor in the end of a context.
+func Damaged(err error) bool {
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return false
+	}
+	number, ok := errors.AsType[syscall.Errno](err)
+	return !ok || slices.Contains(tarFaults, number)
+}
 
 // OwnerError is a chown that the kernel refused: the user namespace has no
 // such ID, or the process may not change owners at all.
