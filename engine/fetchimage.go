@@ -85,7 +85,7 @@ func (f *imageFetch) known(ctx context.Context) (missing map[storage.Digest]stor
 			continue
 		}
 		f.layers[blob.Digest] = layer
-		f.transfer(blob, progress.TransferExists, blob.SizeBytes)
+		f.teller.blob(blob, progress.TransferExists, blob.SizeBytes)
 	}
 	return missing, nil
 }
@@ -154,38 +154,17 @@ func (f *imageFetch) fetch(ctx context.Context, missing map[storage.Digest]stora
 
 // blob unpacks one blob.
 func (f *imageFetch) blob(ctx context.Context, blob storage.Blob, r io.Reader) error {
-	counted := &countedReader{r: r, tell: func(n int64) { f.transfer(blob, progress.TransferDownload, n) }}
-	counted.end = func() { f.transfer(blob, progress.TransferUnpack, blob.SizeBytes) }
+	counted := &countedReader{
+		r: r, tell: func(n int64) { f.teller.blob(blob, progress.TransferDownload, n) },
+		end: func() { f.teller.blob(blob, progress.TransferUnpack, blob.SizeBytes) },
+	}
 	layer, err := fetch.Blob(ctx, f.backend.fetchStores(), blob, counted)
 	if err != nil {
 		return err
 	}
-	f.transfer(blob, progress.TransferDone, blob.SizeBytes)
+	f.teller.blob(blob, progress.TransferDone, blob.SizeBytes)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.layers[blob.Digest] = layer
 	return nil
-}
-
-func (f *imageFetch) transfer(blob storage.Blob, status string, current int64) {
-	f.teller.tell(string(blob.Digest), status, current, blob.SizeBytes)
-}
-
-// countedReader tells how much was read.
-type countedReader struct {
-	r    io.Reader
-	n    int64
-	tell func(n int64)
-	end  func()
-}
-
-func (c *countedReader) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.n += int64(n)
-	if errors.Is(err, io.EOF) {
-		c.end()
-	} else {
-		c.tell(c.n)
-	}
-	return n, err
 }

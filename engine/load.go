@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -56,7 +55,7 @@ func (b *Backend) load(ctx context.Context, j *worker.Load, sink progress.Sink) 
 	res := &worker.Result{}
 	numbered := &numberedSink{Sink: sink}
 	err := numbered.step(ctx, "loading "+from, func() ([]string, error) {
-		l := &loader{b: b, sink: sink, vertex: int(numbered.last.Load())}
+		l := &loader{b: b, sink: numbered, teller: numbered.teller()}
 		var err error
 		res.Loaded, err = l.load(ctx, j)
 		return nil, err
@@ -71,7 +70,7 @@ func (b *Backend) load(ctx context.Context, j *worker.Load, sink progress.Sink) 
 type loader struct {
 	b      *Backend
 	sink   progress.Sink
-	vertex int
+	teller *teller
 
 	mu     sync.Mutex
 	layers map[storage.Blob]storage.Layer // guarded by mu
@@ -189,15 +188,13 @@ func (l *loader) fetch(ctx context.Context, a *archive.Archive, images []archive
 
 // fetchLayer unpacks one layer unless the store has it.
 func (l *loader) fetchLayer(ctx context.Context, a *archive.Archive, want archive.Layer) (err error) {
-	s := fetch.Stores{
-		Layers: l.b.Layers, Lease: l.b.Lease, Blobs: l.b.Blobs, Seals: l.b.Seals, Steps: l.b.Steps, Images: l.b.Images,
-	}
+	s := l.b.fetchStores()
 	layer, known, err := fetch.Known(ctx, s, want.Blob)
 	if err != nil {
 		return err
 	}
 	if known {
-		l.tell(want.Blob, progress.TransferExists, want.SizeBytes)
+		l.teller.blob(want.Blob, progress.TransferExists, want.SizeBytes)
 		l.keep(want, layer)
 		return nil
 	}
@@ -206,11 +203,11 @@ func (l *loader) fetchLayer(ctx context.Context, a *archive.Archive, want archiv
 		return err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	m := &meter{r: r, tell: func(n int64) { l.tell(want.Blob, progress.TransferUnpack, n) }}
-	if layer, err = fetch.Blob(ctx, s, want.Blob, m); err != nil {
+	counted := &countedReader{r: r, tell: func(n int64) { l.teller.blob(want.Blob, progress.TransferUnpack, n) }}
+	if layer, err = fetch.Blob(ctx, s, want.Blob, counted); err != nil {
 		return blamed(ctx, err)
 	}
-	l.tell(want.Blob, progress.TransferDone, want.SizeBytes)
+	l.teller.blob(want.Blob, progress.TransferDone, want.SizeBytes)
 	l.keep(want, layer)
 	return nil
 }
@@ -220,14 +217,6 @@ func (l *loader) keep(want archive.Layer, layer storage.Layer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.layers[want.Blob] = layer
-}
-
-// tell tells how far a layer is.
-func (l *loader) tell(b storage.Blob, status string, current int64) {
-	l.sink.Send(progress.Event{
-		Kind: progress.StepProgress, Time: time.Now(), Vertex: l.vertex,
-		Item: string(b.Digest), Status: status, Current: current, Total: b.SizeBytes,
-	})
 }
 
 // blamed says that it is the archive that is wrong, unless the host or a cancel
@@ -283,25 +272,4 @@ func (l *loader) tellMoved(ctx context.Context, to storage.Digest, names []strin
 		}
 	}
 	return nil
-}
-
-// meterEvery is how often a transfer is told about.
-const meterEvery = 250 * time.Millisecond
-
-// meter tells a few times a second how much was read.
-type meter struct {
-	r    io.Reader
-	tell func(n int64)
-	n    int64
-	last time.Time
-}
-
-func (m *meter) Read(p []byte) (int, error) {
-	n, err := m.r.Read(p)
-	m.n += int64(n)
-	if now := time.Now(); now.Sub(m.last) >= meterEvery {
-		m.last = now
-		m.tell(m.n)
-	}
-	return n, err
 }

@@ -1,10 +1,13 @@
 package engine
 
 import (
+	"errors"
+	"io"
 	"sync"
 	"time"
 
 	"github.com/mstage/mstage/engine/progress"
+	"github.com/mstage/mstage/storage"
 )
 
 // tellEvery is how often the bytes of one transfer are told.
@@ -47,6 +50,11 @@ func (t *teller) moved(item, status string, current, total int64) {
 	t.tell(item, status, current, total)
 }
 
+// blob tells how far a layer's blob is.
+func (t *teller) blob(b storage.Blob, status string, current int64) {
+	t.tell(string(b.Digest), status, current, b.SizeBytes)
+}
+
 // sealing implements image.SealOptions.Tell.
 func (t *teller) sealing(layer string, read, total int64, done bool) {
 	status := progress.TransferCompress
@@ -54,4 +62,23 @@ func (t *teller) sealing(layer string, read, total int64, done bool) {
 		status = progress.TransferDone
 	}
 	t.tell(layer, status, read, total)
+}
+
+// countedReader tells how much was read, and the end. end may be nil.
+type countedReader struct {
+	r    io.Reader
+	n    int64
+	tell func(n int64)
+	end  func()
+}
+
+func (c *countedReader) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	if errors.Is(err, io.EOF) && c.end != nil {
+		c.end()
+	} else {
+		c.tell(c.n)
+	}
+	return n, err
 }
