@@ -189,6 +189,11 @@ func TestPasswords(t *testing.T) {
 			s.writeHome(".docker/config.json", `{"credHelpers":{"`+reg.host+`":"test"}}`)
 			return nil
 		},
+		"docker's credential store": func(s *testStore) []string {
+			s.credentialHelper()
+			s.writeHome(".docker/config.json", `{"auths":{"`+reg.host+`":{}},"credsStore":"test"}`)
+			return nil
+		},
 		"login": func(s *testStore) []string { s.login(reg.host, registryPassword, 0); return nil },
 	} {
 		t.Run(what, func(t *testing.T) {

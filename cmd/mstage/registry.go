@@ -63,9 +63,8 @@ func (c *cli) registryOptions(f *registryFlags) (registry.Options, error) {
 	}
 	// containers' auth.json is below XDG_RUNTIME_DIR; without one docker's file
 	// is where a user may write.
-	if c.getenv("XDG_RUNTIME_DIR") == "" && os.Geteuid() != 0 {
-		o.DockerConfig = c.dockerConfig()
-	}
+	o.DockerConfig = c.dockerConfig()
+	o.NoRuntimeDir = o.DockerConfig != "" && c.getenv("XDG_RUNTIME_DIR") == "" && os.Geteuid() != 0
 	return o, nil
 }
 

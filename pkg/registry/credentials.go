@@ -1,9 +1,16 @@
 package registry
 
 import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
+	"github.com/docker/docker-credential-helpers/client"
+	"github.com/docker/docker-credential-helpers/credentials"
 	"github.com/google/go-containerregistry/pkg/authn"
 	"go.podman.io/image/v5/pkg/docker/config"
 	"go.podman.io/image/v5/types"
@@ -37,17 +44,62 @@ func (c *Client) credentials(sys *types.SystemContext, key string) (creds types.
 	for _, sys := range c.readable(sys) {
 		creds, err = config.GetCredentials(sys, key)
 		if err != nil || creds != (types.DockerAuthConfig{}) {
-			break
+			return creds, err
 		}
 	}
-	return creds, err
+	if c.o.AuthFile != "" || sys.DockerAuthConfig != nil {
+		return creds, nil
+	}
+	host, _, _ := strings.Cut(key, "/")
+	return c.fromStore(host)
+}
+
+// hubKey is what docker calls its own registry in a credential store.
+const hubKey = "https://index.docker.io/v1/"
+
+// fromStore asks the credential helper that docker's config names for all
+// registries, which containers' libraries leave out. Source: docker login
+// reference, "Credential stores".
+func (c *Client) fromStore(host string) (creds types.DockerAuthConfig, err error) {
+	b, err := os.ReadFile(c.o.DockerConfig)
+	if c.o.DockerConfig == "" || errors.Is(err, fs.ErrNotExist) {
+		return creds, nil
+	}
+	if err != nil {
+		return creds, err
+	}
+	var conf struct {
+		CredsStore string `json:"credsStore"`
+	}
+	if err := json.Unmarshal(b, &conf); err != nil {
+		return creds, fmt.Errorf("%s: %w", c.o.DockerConfig, err)
+	}
+	if conf.CredsStore == "" {
+		return creds, nil
+	}
+	if host == "docker.io" {
+		host = hubKey
+	}
+	helper := "docker-credential-" + conf.CredsStore
+	got, err := client.Get(client.NewShellProgramFunc(helper), host)
+	switch {
+	case credentials.IsErrCredentialsNotFound(err):
+		return creds, nil
+	case err != nil:
+		return creds, fmt.Errorf("%s: %w", helper, err)
+	case got.Username == "<token>":
+		creds.IdentityToken = got.Secret
+	default:
+		creds.Username, creds.Password = got.Username, got.Secret
+	}
+	return creds, nil
 }
 
 // readable says which files are read, in order. Without XDG_RUNTIME_DIR the
 // libraries would look below /run/containers, which is root's alone once root
 // has used podman: that must not end the search.
 func (c *Client) readable(sys *types.SystemContext) []*types.SystemContext {
-	if c.o.DockerConfig == "" || c.o.AuthFile != "" || sys.DockerAuthConfig != nil {
+	if !c.o.NoRuntimeDir || c.o.AuthFile != "" || sys.DockerAuthConfig != nil {
 		return []*types.SystemContext{sys}
 	}
 	var list []*types.SystemContext
@@ -73,7 +125,7 @@ func (c *Client) LoggedIn(host string) (user string, err error) {
 // writable says which file is written.
 func (c *Client) writable() *types.SystemContext {
 	sys := *c.sys
-	if sys.AuthFilePath == "" {
+	if sys.AuthFilePath == "" && c.o.NoRuntimeDir {
 		sys.DockerCompatAuthFilePath = c.o.DockerConfig
 	}
 	return &sys

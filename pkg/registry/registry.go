@@ -24,11 +24,14 @@ import (
 type Options struct {
 	// AuthFile is read, and written by Login, instead of the usual files.
 	AuthFile string
-	// DockerConfig is docker's config.json, for users without a runtime directory
-	// (XDG_RUNTIME_DIR): containers' usual auth.json would be below /run, where
-	// they may not look. When set and AuthFile is "", it is read after the
-	// auth.json of the user's config directory, and written by Login.
+	// DockerConfig is docker's config.json: its credsStore is asked when no file
+	// has credentials. "" is none.
 	DockerConfig string
+	// NoRuntimeDir is for users without a runtime directory (XDG_RUNTIME_DIR):
+	// containers' usual auth.json would be below /run, where they may not look.
+	// When set and AuthFile is "", DockerConfig is read after the auth.json of the
+	// user's config directory, and written by Login.
+	NoRuntimeDir bool
 	// RegistriesConf replaces the user's and the system's registries.conf.
 	RegistriesConf string
 	// CertDirs are searched for HOST[:PORT]/{*.crt,*.cert,*.key}; the first that
