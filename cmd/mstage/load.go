@@ -11,7 +11,6 @@ import (
 
 	"github.com/mstage/mstage"
 	"github.com/mstage/mstage/engine"
-	"github.com/mstage/mstage/engine/stage"
 	"github.com/mstage/mstage/engine/worker"
 	"github.com/mstage/mstage/pkg/reference"
 )
@@ -59,9 +58,9 @@ name that another image has is moved.`,
 func (c *cli) load(ctx context.Context, f loadFlags) (err error) {
 	var req engine.LoadRequest
 	if f.platform != "" {
-		p, err := stage.ParsePlatform(f.platform)
+		p, err := parsePlatform(f.platform, "linux/amd64")
 		if err != nil {
-			return &usageError{message: "--platform " + f.platform + ": " + err.Error(), hint: "as linux/amd64"}
+			return err
 		}
 		req.Platform = p.String()
 	}

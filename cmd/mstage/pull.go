@@ -9,7 +9,6 @@ import (
 
 	"github.com/mstage/mstage/engine"
 	"github.com/mstage/mstage/engine/progress"
-	"github.com/mstage/mstage/engine/stage"
 	"github.com/mstage/mstage/pkg/reference"
 	"github.com/mstage/mstage/storage"
 )
@@ -51,9 +50,9 @@ The image IDs are printed.`,
 
 func (c *cli) pull(ctx context.Context, f *pullFlags, words []string) error {
 	if f.platform != "" {
-		p, err := stage.ParsePlatform(f.platform)
+		p, err := parsePlatform(f.platform, "linux/arm64")
 		if err != nil {
-			return &usageError{message: "--platform " + f.platform + ": " + err.Error(), hint: "as linux/arm64"}
+			return err
 		}
 		f.platform = p.String()
 	}

@@ -47,12 +47,21 @@ func checkPlatform(value string) error {
 	if value == "" {
 		return nil
 	}
-	p, err := stage.ParsePlatform(value)
+	p, err := parsePlatform(value, "linux/amd64")
 	if err != nil {
-		return &usageError{message: "--platform " + value + ": " + err.Error(), hint: "as linux/amd64"}
+		return err
 	}
 	if host := stage.HostPlatform(); p.OS != host.OS || p.Arch != host.Arch {
 		return &usageError{message: "--platform " + value + ": another platform than this host's is not supported yet", hint: "this host builds for " + mstage.Platform()}
 	}
 	return nil
+}
+
+// parsePlatform reads a --platform; the error is a usage error with an example.
+func parsePlatform(value, example string) (stage.Platform, error) {
+	p, err := stage.ParsePlatform(value)
+	if err != nil {
+		return p, &usageError{message: "--platform " + value + ": " + err.Error(), hint: "as " + example}
+	}
+	return p, nil
 }

@@ -6,7 +6,6 @@ import (
 	"net/http"
 
 	"github.com/google/go-containerregistry/pkg/authn"
-	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	docker "go.podman.io/image/v5/docker/reference"
 	"go.podman.io/image/v5/pkg/docker/config"
@@ -34,27 +33,19 @@ func (c *Client) Login(ctx context.Context, host string, creds Credentials) (kep
 
 // verify asks for the registry's root.
 func (c *Client) verify(ctx context.Context, host string, creds Credentials) error {
-	e := endpoint{insecure: c.o.Insecure}
 	named, err := docker.ParseNormalizedNamed(host + "/login")
 	if err != nil {
 		return &Error{Kind: Config, Ref: host, Message: "not the name of a registry: " + err.Error()}
 	}
-	e.ref = named
-	conf, err := c.find(named)
+	e, err := c.own(named)
 	if err != nil {
 		return err
 	}
-	if conf != nil {
-		e.insecure = e.insecure || conf.Insecure
-	}
-	var options []name.Option
-	if e.insecure {
-		options = append(options, name.Insecure)
-	}
-	reg, err := name.NewRegistry(host, options...)
+	repo, err := repository(e)
 	if err != nil {
 		return err
 	}
+	reg := repo.Registry
 	auth := authn.FromConfig(authn.AuthConfig{Username: creds.User, Password: creds.Password})
 	rt, err := transport.NewWithContext(ctx, reg, auth, c.roundTripper(e), nil)
 	if err != nil {

@@ -133,6 +133,17 @@ func (c *Client) endpoints(ref reference.Reference) ([]endpoint, error) {
 	return list, nil
 }
 
+// own is a name's own place, past mirrors and locations: where a push or a login
+// goes.
+func (c *Client) own(named docker.Named) (endpoint, error) {
+	e := endpoint{ref: named, insecure: c.o.Insecure}
+	conf, err := c.find(named)
+	if err == nil && conf != nil {
+		e.insecure = e.insecure || conf.Insecure
+	}
+	return e, err
+}
+
 // find returns the section of registries.conf for a name, nil without one.
 func (c *Client) find(named docker.Named) (*sysregistriesv2.Registry, error) {
 	conf, err := sysregistriesv2.FindRegistry(c.sys, named.Name())

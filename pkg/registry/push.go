@@ -37,13 +37,9 @@ func (c *Client) Push(ctx context.Context, ref reference.Reference, img v1.Image
 	if err != nil {
 		return "", err
 	}
-	e := endpoint{ref: named, insecure: c.o.Insecure}
-	conf, err := c.find(named)
+	e, err := c.own(named)
 	if err != nil {
 		return "", err
-	}
-	if conf != nil {
-		e.insecure = e.insecure || conf.Insecure
 	}
 	if err := c.push(ctx, e, img, o); err != nil {
 		return "", explain(ctx, ref.String(), e.host(), err)
